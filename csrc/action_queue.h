@@ -1,0 +1,82 @@
+/* action_queue.h: the timeline of accepted actions. Pure: time is passed in.
+ *
+ * One producer (the expert stage, through vlad_queue_push) and one consumer (the servo loop).
+ * Actions are indexed by time, so the consumer pops nothing: it reads the newest published
+ * timeline at the time it is interested in. Publication is a triple buffer: the producer fills a
+ * buffer nobody reads and swaps it in with one atomic exchange; the consumer swaps it out the same
+ * way. Neither ever waits, and a torn or mixed timeline cannot be seen.
+ */
+#ifndef VLAD_ACTION_QUEUE_H
+#define VLAD_ACTION_QUEUE_H
+
+#include <stdatomic.h> /* the hand-over word */
+
+#include "gate.h"
+#include "vlad.h"
+
+/* f(old, new) on the overlap; LeRobot's names and weights. */
+enum vlad_aggregate {
+    VLAD_WEIGHTED_AVERAGE, /* 0.3 old + 0.7 new */
+    VLAD_LATEST_ONLY,
+    VLAD_AVERAGE,          /* 0.5 / 0.5 */
+    VLAD_CONSERVATIVE,     /* 0.7 old + 0.3 new */
+    VLAD_N_AGGREGATES
+};
+
+/* Actions due at t0_ns + k * period_ns, k = 0..n-1. n == 0: empty. */
+struct vlad_timeline {
+    uint64_t seq;     /* of the newest chunk in it */
+    uint64_t epoch;   /* engagement it belongs to: the consumer ignores any other */
+    int64_t t0_ns;
+    int64_t period_ns;
+    int n;
+    int64_t action_nu[VLAD_MAX_TIMELINE][VLAD_MAX_JOINTS];
+    int64_t t_obs_ns[VLAD_MAX_TIMELINE]; /* newest observation behind each action: age at the wire */
+};
+
+struct vlad_queue {
+    struct vlad_gate_config gate;
+    enum vlad_aggregate aggregate;
+    int64_t lookahead_ns;    /* the trajectory reads the timeline this far ahead of now */
+    struct vlad_timeline buffer[3];
+    _Atomic uint32_t shared; /* index of the middle buffer | FRESH; written by both by exchange */
+    uint32_t back, front;    /* producer's and consumer's own buffer index */
+    struct vlad_timeline current; /* producer's copy of what it last published */
+    int64_t scratch_nu[VLAD_MAX_ACTIONS][VLAD_MAX_JOINTS]; /* producer only */
+    struct vlad_timeline merged;                           /* producer only */
+};
+
+/* 0, or -EINVAL (joint count, period, limits inverted, aggregate, more than VLAD_MAX_ACTIONS). */
+int vlad_queue_init(struct vlad_queue *queue, const struct vlad_gate_config *gate,
+                    enum vlad_aggregate aggregate, int64_t lookahead_ns);
+
+/* Producer. Gate, merge, gate again, publish. The only way in.
+ *
+ * Elapsed actions (due before now) are dropped. Where old and new overlap they are aggregated; the
+ * old tail beyond the new chunk is kept. A cold chunk is re-anchored: action 0 is due at the first
+ * grid point at or after now. A jump against what the trajectory reads next is blended: async over
+ * at most gate.blend_ns, cold over as many actions as keep the added speed under half of v_max.
+ * On rejection the timeline stays as it was. */
+void vlad_queue_push(struct vlad_queue *queue, const struct vlad_chunk *chunk,
+                     const struct vlad_command *command, int64_t now_ns,
+                     struct vlad_gate_report *report);
+
+/* Producer. Publishes an empty timeline. */
+void vlad_queue_clear(struct vlad_queue *queue);
+
+/* Producer side view of the same: due time of the last action of `epoch`, INT64_MIN when there is
+ * none, and how many actions are not yet due. */
+int64_t vlad_queue_last_due_ns(const struct vlad_queue *queue, uint64_t epoch);
+int vlad_queue_depth(const struct vlad_queue *queue, uint64_t epoch, int64_t now_ns);
+
+/* Consumer. The newest published timeline; valid until the next call. Never NULL. */
+const struct vlad_timeline *vlad_queue_newest(struct vlad_queue *queue);
+
+/* Pure. Linear interpolation at t_ns into out_nu[n_joints]; clamped to the last action after it,
+ * to the first before it. false when the timeline is empty (out_nu untouched). */
+bool vlad_timeline_at(const struct vlad_timeline *timeline, int n_joints, int64_t t_ns,
+                      int64_t *out_nu);
+int64_t vlad_timeline_last_due_ns(const struct vlad_timeline *timeline); /* INT64_MIN when empty */
+int vlad_timeline_depth(const struct vlad_timeline *timeline, int64_t now_ns);
+
+#endif

@@ -1,0 +1,79 @@
+"""Builds the C core once as a static library, the Cython modules over it, and vlad-safe-stop.
+
+Switches (environment): VLAD_SANITIZE=1 (ASan + UBSan), VLAD_COVERAGE=1 (gcov), VLAD_DEBUG=1
+(-O0, assertions, Cython bounds checks), VLAD_MARCH=cortex-a55 (-mcpu/-march).
+Everything else is in pyproject.toml.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
+MAINS = {"safe_stop.c"}
+CORE = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("*.c") if p.name not in MAINS)
+HEADERS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("*.h"))
+SAFE_STOP = "vlad/_native/vlad-safe-stop"
+
+DEBUG = os.environ.get("VLAD_DEBUG") == "1"
+WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion"]
+FLAGS = ["-std=gnu11", "-fPIC", "-pthread", *(["-O0", "-g3"] if DEBUG else ["-O2", "-g", "-DNDEBUG"])]
+LINK = ["-pthread"]
+if os.environ.get("VLAD_SANITIZE") == "1":
+    FLAGS += ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
+    LINK += ["-fsanitize=address,undefined"]
+if os.environ.get("VLAD_COVERAGE") == "1":
+    FLAGS += ["--coverage", "-O0"]
+    LINK += ["--coverage"]
+if march := os.environ.get("VLAD_MARCH"):
+    FLAGS += [f"-{'mcpu' if platform.machine() == 'aarch64' else 'march'}={march}"]
+
+
+class BuildNative(build_ext):
+    """build_ext that first compiles csrc/ into one archive and links vlad-safe-stop from it."""
+
+    def build_extensions(self) -> None:
+        objects = self.compiler.compile(
+            CORE, output_dir=self.build_temp, include_dirs=["csrc"],
+            extra_postargs=FLAGS + WARNINGS, depends=HEADERS,
+        )
+        self.compiler.create_static_lib(objects, "vladcore", output_dir=self.build_temp)
+        for extension in self.extensions:
+            extension.library_dirs.append(self.build_temp)
+        if (ROOT / "csrc/safe_stop.c").exists():
+            main = self.compiler.compile(
+                ["csrc/safe_stop.c"], output_dir=self.build_temp, include_dirs=["csrc"],
+                extra_postargs=FLAGS + WARNINGS, depends=HEADERS,
+            )
+            target = SAFE_STOP if self.inplace else str(Path(self.build_lib) / SAFE_STOP)
+            self.compiler.link_executable(
+                main, target, libraries=["vladcore"], library_dirs=[self.build_temp],
+                extra_postargs=LINK,
+            )
+        super().build_extensions()
+
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(
+                f"vlad._native.{path.stem}", [str(path.relative_to(ROOT))],
+                include_dirs=["csrc"], libraries=["vladcore"], depends=[*CORE, *HEADERS],
+                extra_compile_args=FLAGS, extra_link_args=LINK,
+            )
+            for path in sorted((ROOT / "vlad/_native").glob("*.pyx"))
+        ],
+        compiler_directives={
+            "language_level": 3, "boundscheck": DEBUG, "wraparound": False,
+            "initializedcheck": DEBUG, "embedsignature": True,
+        },
+        build_dir="build/cython",
+    ),
+    cmdclass={"build_ext": BuildNative},
+)
