@@ -8,12 +8,16 @@
 
 #include "vlad.h"
 
+/* Ranges within which no sum in the core can overflow; far beyond any arm. */
+#define VLAD_MAX_NU (1000 * VLAD_NU_PER_UNIT) /* positions, and speed per second */
+#define VLAD_MAX_PERIOD_NS VLAD_NS_PER_S
+
 enum vlad_verdict { VLAD_ACCEPTED, VLAD_CLAMPED, VLAD_REJECTED };
 
 /* Why a chunk was rejected. The order is the order of the checks; names are exported as they are. */
 enum vlad_reason {
     VLAD_R_NONE,
-    VLAD_R_SHAPE,       /* no actions, too many, wrong joint count */
+    VLAD_R_SHAPE,       /* no actions, too many, wrong joint count, negative time */
     VLAD_R_DISENGAGED,  /* the request belongs to an engagement that has ended */
     VLAD_R_FUTURE,      /* t_obs lies after now */
     VLAD_R_LATE,        /* arrived after its predecessor's last action was due */
@@ -43,7 +47,7 @@ struct vlad_gate_config {
 struct vlad_chunk {
     uint64_t seq;          /* request number */
     uint64_t epoch;        /* engagement the request was made in */
-    int64_t t_obs_ns;      /* on the grid, rounded down */
+    int64_t t_obs_ns;      /* on the grid, rounded down (vlad_queue_push rounds what is not) */
     int64_t frame_age_ns;  /* oldest fresh frame: t_obs - t_capture; may be negative (counted by the caller) */
     int64_t reuse_age_ns;  /* oldest reused vision tokens; 0 = none reused */
     bool cold;             /* requested at rest with an empty queue */
@@ -54,9 +58,12 @@ struct vlad_chunk {
 struct vlad_gate_report {
     enum vlad_verdict verdict;
     enum vlad_reason reason;
-    int joint, action;    /* of the first offender; -1 where they do not apply */
-    double value, bound;  /* units for positions, seconds for ages */
+    int joint, action;    /* of the first offender or first clamped; -1 where they do not apply */
+    double value, bound;  /* units for positions and steps, seconds for ages, counts for shapes */
     int n_clamped;        /* elements clamped to the limit */
+    int n_elapsed;        /* actions dropped because they were due before now */
+    int n_tail_dropped;   /* old actions behind the chunk dropped: more than one step away from it */
+    int n_blended;        /* actions moved to make a seam smooth */
 };
 
 /* What the gate must know of the arm: the command in force and whether it moves. */
@@ -67,19 +74,32 @@ struct vlad_command {
     int64_t goal_nu[VLAD_MAX_JOINTS]; /* last written goal */
 };
 
+/* 1..VLAD_MAX_JOINTS joints; min < max within VLAD_MAX_NU; v, a, j positive, v up to VLAD_MAX_NU,
+ * a and j up to 1e6 times that. */
+bool vlad_limits_valid(const struct vlad_limits *limits);
+
+/* 0, or -EINVAL: limits, period (1 ns .. 1 s), clamp_permille (0..1000), a negative age, jump or
+ * blend time, a v_max below 1 nano-unit per period. */
+int vlad_gate_check_config(const struct vlad_gate_config *config);
+
+/* An accepted report with no offender: what the checks below start from. */
+void vlad_gate_report_clear(struct vlad_gate_report *report);
+
 /* Ages and deadline. last_due_ns: due time of the last queued action, INT64_MIN when the queue is
  * empty. Returns true when the chunk may go on; otherwise *report says why. */
 bool vlad_gate_time(const struct vlad_gate_config *config, const struct vlad_chunk *chunk,
                     const struct vlad_command *command, int64_t last_due_ns, int64_t now_ns,
                     struct vlad_gate_report *report);
 
-/* Finite, position (clamped up to clamp_permille of the span, counted), per-action step.
- * Writes n_actions rows of VLAD_MAX_JOINTS nano-units to out_nu; false = rejected whole. */
+/* All elements finite, then all positions, then all steps: position (clamped up to
+ * clamp_permille of the span, counted), per-action step. The shape must have passed
+ * vlad_gate_time(). Writes n_actions rows of VLAD_MAX_JOINTS nano-units to out_nu; false = rejected whole. */
 bool vlad_gate_chunk(const struct vlad_gate_config *config, const struct vlad_chunk *chunk,
                      int64_t out_nu[][VLAD_MAX_JOINTS], struct vlad_gate_report *report);
 
 /* Per-action step over `n` merged actions that follow `before_nu` (the action or command just
- * before them). With `jump_allowed_nu` > 0 the first step may be that large. */
+ * before them). With `jump_allowed_nu` > 0 the first step may be that large, and VLAD_R_JUMP is the
+ * reason when it is larger. */
 bool vlad_gate_steps(const struct vlad_gate_config *config, const int64_t *before_nu,
                      const int64_t (*merged_nu)[VLAD_MAX_JOINTS], int n, int64_t jump_allowed_nu,
                      struct vlad_gate_report *report);
