@@ -41,9 +41,8 @@ struct vlad_queue {
     struct vlad_timeline buffer[3];
     _Atomic uint32_t shared; /* index of the middle buffer | FRESH; written by both by exchange */
     uint32_t back, front;    /* producer's and consumer's own buffer index */
-    struct vlad_timeline current; /* producer's copy of what it last published */
-    int64_t scratch_nu[VLAD_MAX_ACTIONS][VLAD_MAX_JOINTS]; /* producer only */
-    struct vlad_timeline merged;                           /* producer only */
+    uint32_t newest;         /* producer: what it last published; never `back`, so only read */
+    int64_t chunk_nu[VLAD_MAX_ACTIONS][VLAD_MAX_JOINTS]; /* producer only: the gated chunk */
 };
 
 /* 0, or -EINVAL (joint count, period, limits inverted, aggregate, more than VLAD_MAX_ACTIONS). */
@@ -53,10 +52,17 @@ int vlad_queue_init(struct vlad_queue *queue, const struct vlad_gate_config *gat
 /* Producer. Gate, merge, gate again, publish. The only way in.
  *
  * Elapsed actions (due before now) are dropped. Where old and new overlap they are aggregated; the
- * old tail beyond the new chunk is kept. A cold chunk is re-anchored: action 0 is due at the first
- * grid point at or after now. A jump against what the trajectory reads next is blended: async over
- * at most gate.blend_ns, cold over as many actions as keep the added speed under half of v_max.
- * On rejection the timeline stays as it was. */
+ * old tail beyond the new chunk is kept, unless the step from the chunk to it is too large: the tail
+ * is the older opinion, so it goes, and is counted. A cold chunk is re-anchored: action 0 is due at
+ * the first grid point at or after now, and it replaces whatever was there.
+ *
+ * What the trajectory reads next is the timeline at now + lookahead_ns. Where the new one differs
+ * there from the old one (from the command in force for a cold chunk) by more than a step, the
+ * difference fades out linearly: async within gate.blend_ns, cold over as many actions as keep the
+ * added speed at or under half of v_max. An overlap that does not meet the rest of the chunk within
+ * a step fades the same way. Fading stays inside the joint limits and ends inside the chunk. If a
+ * step from there on is still too large the chunk is rejected: as VLAD_R_JUMP when a jump was being
+ * blended, else as VLAD_R_STEP. On rejection the timeline stays as it was. */
 void vlad_queue_push(struct vlad_queue *queue, const struct vlad_chunk *chunk,
                      const struct vlad_command *command, int64_t now_ns,
                      struct vlad_gate_report *report);
@@ -65,7 +71,7 @@ void vlad_queue_push(struct vlad_queue *queue, const struct vlad_chunk *chunk,
 void vlad_queue_clear(struct vlad_queue *queue);
 
 /* Producer side view of the same: due time of the last action of `epoch`, INT64_MIN when there is
- * none, and how many actions are not yet due. */
+ * none, and how many actions are not elapsed (due at or after now). */
 int64_t vlad_queue_last_due_ns(const struct vlad_queue *queue, uint64_t epoch);
 int vlad_queue_depth(const struct vlad_queue *queue, uint64_t epoch, int64_t now_ns);
 

@@ -2,8 +2,8 @@
  *
  * A rate limiter followed by two moving averages of n1 and n2 ticks, all in integers:
  *   speed        <= step per tick (the limiter; an average cannot exceed its inputs)
- *   acceleration <= 2 v_max / T1  (n1 chosen so that this is <= a_max)
- *   jerk         <= 2 a_max / T2  (n2 likewise)
+ *   acceleration <= 2 v_max / T1  (n1 chosen so that this is <= a_max), + 2 nu per tick^2
+ *   jerk         <= 2 a_max / T2  (n2 likewise), + 4 nu per tick^3: the output is a whole number
  *   position     a convex combination of past inputs: inside the limits whenever they were
  *   stop         once the input stands still, the output does after n1 + n2 - 2 ticks, exactly
  * The filter is symmetric, so feeding it the timeline (n1 + n2 - 2)/2 ticks ahead has no lag.
@@ -31,13 +31,14 @@ struct vlad_trajectory {
     int64_t input_nu[VLAD_MAX_JOINTS];   /* after the rate limiter */
     int64_t goal_nu[VLAD_MAX_JOINTS];    /* output */
     int64_t velocity_nu[VLAD_MAX_JOINTS];/* goal_k - goal_(k-1), per tick */
+    int still_ticks;                     /* for how many ticks the input has not moved */
     bool stopping;
     int64_t drained_nu[VLAD_MAX_JOINTS]; /* filter output while stopping, before the I2 rule */
 };
 
-/* unit_nu[j]: nano-units of one encoder tick. step_nu = v_max * period, rounded down to a whole
- * number of encoder ticks, so that rounding to ticks can never make a step of the wire larger than
- * the limit. 0; -ERANGE: the windows need more than VLAD_STOP_MAX_NS, or v_max is below one encoder
+/* unit_nu[j]: nano-units of one encoder tick, rounded either way (the true value differs by less
+ * than 1). step_nu = v_max * period, rounded down to a whole number of encoder ticks and by that
+ * 1 nu per tick, so that rounding to ticks can never make a step of the wire larger than the limit. 0; -ERANGE: the windows need more than VLAD_STOP_MAX_NS, or v_max is below one encoder
  * tick per period (*joint says which, or -1); -EINVAL: counts, non-positive limits. */
 int vlad_trajectory_init(struct vlad_trajectory *trajectory, const struct vlad_limits *limits,
                          const int64_t *unit_nu, int64_t period_ns, int *joint);
@@ -45,14 +46,16 @@ int vlad_trajectory_init(struct vlad_trajectory *trajectory, const struct vlad_l
 /* At rest at goal_nu. */
 void vlad_trajectory_reset(struct vlad_trajectory *trajectory, const int64_t *goal_nu);
 
-/* One tick towards target_nu; speed_permille (1..1000) scales the rate limit (PARK, SLOW). */
+/* One tick towards target_nu (within VLAD_MAX_NU). A stop under way goes on until it is done: the
+ * target then counts only from the tick after. speed_permille (1..1000) scales the rate limit (PARK, SLOW). */
 void vlad_trajectory_advance(struct vlad_trajectory *trajectory, const int64_t *target_nu,
                              int speed_permille);
 
-/* One tick of a stop. The first call freezes the input. When it returns true the arm's goal stands
- * still and the filter has been reset there. */
+/* One tick of a stop. The first call freezes the input. When it returns true, after at most
+ * n1 + n2 - 1 calls, the goal has not moved in this tick and the filter has been reset there. */
 bool vlad_trajectory_stop(struct vlad_trajectory *trajectory);
 
+/* The goal stands still and would go on doing so: nothing is left in the filter. */
 bool vlad_trajectory_at_rest(const struct vlad_trajectory *trajectory);
 
 /* How far ahead the input should be read for zero lag, and how long a stop takes at most. */

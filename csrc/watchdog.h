@@ -26,8 +26,9 @@ struct vlad_fault_state {
     bool latched;          /* needs `clear` */
     int64_t since_ns;      /* when it became active (kept while latched) */
     int64_t last_true_ns;  /* condition last seen */
-    uint64_t count;        /* times it became active */
-    int64_t recent_ns[VLAD_FAULT_MAX_REPEAT]; /* ring of the newest activations: repeat -> latch */
+    uint64_t count;        /* times it became active, and each further pulse */
+    uint64_t since_clear;  /* the same since the operator's last `clear`: repeat -> latch */
+    int64_t recent_ns[VLAD_FAULT_MAX_REPEAT]; /* ring of the newest, indexed by since_clear */
 };
 
 struct vlad_watchdog {
