@@ -3,13 +3,15 @@
 Run as `python -m vlad.faults [--write]` in a checkout.
 """
 
+# ruff: noqa: E501 - rows of a Markdown table cannot be broken
+
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
 
-from vlad.faults import BY_ID, FAULTS, MAX_REPEAT, STAGE_FAULTS, Fault, Reaction
+from vlad.faults import BY_ID, FAULTS, MAX_REPEAT, STAGE_FAULTS, Fault
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,7 +58,7 @@ proved in ticks, on a simulated clock. On a kernel without PREEMPT_RT they are t
 | SLOW | | slower playback, **only with `allow_slow`**, which no configuration key grants yet: SLOW acts as WARN |
 | HOLD | 2: controlled stop, power kept | decelerate within the limits along the present direction (at most 300 ms), then hold the pose |
 | PARK | 1: controlled stop, then power off | HOLD, then slowly to the configured rest pose and torque off there; without a `rest_pose`, HOLD |
-| LIMP | 0: power off at once | torque off now, **the limb falls**: only by command (`vladctl limp`), never the reaction to a fault in this table |
+| LIMP | 0: power off at once | torque off now, **the limb falls**: by command (`vladctl limp`); no fault in this table reacts with it |
 
 Torque-off is never the default, because the arm would fall; nor is parking, because it sweeps the
 arm through whatever stands there.
