@@ -1,0 +1,172 @@
+"""Lets LeRobot itself write a SmolVLA checkpoint, its dataset's metadata, and the chunks it computes from them.
+
+    python make_checkpoint.py OUT --size small --cameras 2
+
+Runs in an environment with LeRobot as its users install it (`pip install 'lerobot[smolvla]==0.4.4'`), offline. Writes
+
+    OUT/checkpoint/   what save_pretrained of policy, pre- and post-processor write
+    OUT/dataset/meta  what LeRobotDatasetMetadata writes
+    OUT/vlm/          the vision-language model's configuration and tokenizer
+    OUT/reference.npz observations, noise and, for each case, LeRobot's chunk (in degrees, and normalised): `chunk` in
+                      float32, `mixed` in the dtypes LeRobot runs by default, `defect` in float32 with the position ids
+                      of transformers 4.55.1 to 4.57 (huggingface/transformers issue 41190)
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+import numpy as np
+import torch
+from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.datasets.lerobot_dataset import LeRobotDatasetMetadata
+from lerobot.datasets.utils import write_stats
+from lerobot.policies.factory import make_pre_post_processors
+from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
+from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+from stub_vlm import write_vlm
+from transformers.models.smolvlm import modeling_smolvlm
+
+JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
+TASKS = ("wave", "put the tea bag in the mug, slowly")
+FPS = 30
+FRAMES = ((480, 640), (240, 320), (100, 60))
+
+
+def ordered_positions(self, pixel_values, patch_attention_mask):
+    """Vision embeddings with the position ids that bfloat16 and transformers 5 compute."""
+    embedded = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
+    return embedded.flatten(2).transpose(1, 2) + self.position_embedding.weight[None]
+
+
+def statistics(generator: np.random.Generator) -> dict[str, dict[str, np.ndarray]]:
+    """Plausible statistics in degrees (gripper 0..100)."""
+    stats = {}
+    for feature in ("observation.state", "action"):
+        mean = np.append(generator.uniform(-40, 40, 5), 35.0).astype(np.float32)
+        std = np.append(generator.uniform(8, 25, 5), 20.0).astype(np.float32)
+        low, high = mean - 2.1 * std, mean + 2.2 * std
+        low[5], high[5] = 0.4, 99.0
+        stats[feature] = {"mean": mean, "std": std, "min": low, "max": high, "count": np.array([900])}
+    return stats
+
+
+def sharpen(policy: SmolVLAPolicy, generator: torch.Generator) -> None:
+    """Give every tensor unit gain, so that attention is far from uniform and a wrong mask or position shows."""
+    for name, parameter in policy.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if parameter.ndim >= 2:
+            fan_in = parameter[0].numel() if "embed_tokens" not in name else parameter.shape[1]
+            values = noise * (0.9 if "position_embedding" in name else 1.3 / fan_in**0.5)
+        else:
+            values = noise * 0.15 + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
+        parameter.data.copy_(values)
+
+
+def observation(cameras: int, case: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+    """Smooth frames with some noise, and joint positions in degrees."""
+    made = {}
+    for camera in range(cameras):
+        height, width = FRAMES[(camera + case) % len(FRAMES)]
+        y, x = np.mgrid[0:height, 0:width]
+        waves = [np.sin(generator.uniform(0, 0.1) * x + generator.uniform(0, 0.1) * y + k + case) for k in range(3)]
+        frame = 127 + 90 * np.stack(waves, -1) + generator.normal(0, 12, (height, width, 3))
+        made[f"image{camera}"] = frame.clip(0, 255).astype(np.uint8)
+    made["state"] = np.append(generator.uniform(-60, 60, 5), generator.uniform(5, 95)).astype(np.float32)
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--size", choices=("full", "small", "tiny"), default="small")
+    parser.add_argument("--cameras", type=int, default=1)
+    parser.add_argument("--cases", type=int, default=2)
+    parser.add_argument("--mixed", action="store_true", help="save in LeRobot's own mixed dtypes, not float32")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_vlm(args.out / "vlm", args.size)
+    side = {"full": 512, "small": 64, "tiny": 32}[args.size]
+    layers = {"full": 16, "small": 4, "tiny": 3}[args.size]
+    names = [f"observation.images.camera{i + 1}" for i in range(args.cameras)]
+    torch.manual_seed(args.seed)
+    config = SmolVLAConfig(
+        input_features={"observation.state": PolicyFeature(FeatureType.STATE, (6,))}
+        | {name: PolicyFeature(FeatureType.VISUAL, (3, 256, 256)) for name in names},
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (6,))},
+        vlm_model_name=str(args.out / "vlm"),
+        load_vlm_weights=False,
+        device="cpu",
+        pad_language_to="max_length",
+        prefix_length=0,
+        num_expert_layers=0,
+        num_vlm_layers=layers,
+        resize_imgs_with_padding=(side, side),
+        chunk_size=50 if args.size == "full" else 8,
+        n_action_steps=50 if args.size == "full" else 8,
+        expert_width_multiplier=0.5 if args.size == "tiny" else 0.75,
+    )
+    policy = SmolVLAPolicy(config).eval()
+    if args.size != "full":
+        sharpen(policy, torch.Generator().manual_seed(args.seed))
+    if not args.mixed:
+        policy = policy.float()
+
+    generator = np.random.default_rng(args.seed)
+    stats = statistics(generator)
+    tensors = {k: {n: torch.from_numpy(np.asarray(v)) for n, v in s.items()} for k, s in stats.items()}
+    pre, post = make_pre_post_processors(config, dataset_stats=tensors)
+    target = args.out / "checkpoint"
+    for part in (policy, pre, post):
+        part.save_pretrained(target)
+
+    vector = {"dtype": "float32", "shape": (6,), "names": [f"{j}.pos" for j in JOINTS]}
+    image = {"dtype": "video", "shape": (480, 640, 3), "names": ["height", "width", "channels"]}
+    meta = LeRobotDatasetMetadata.create(
+        "local/reference",
+        fps=FPS,
+        features={"observation.state": vector, "action": vector} | dict.fromkeys(names, image),
+        robot_type="so101_follower",
+        root=args.out / "dataset",
+    )
+    meta.save_episode_tasks(list(TASKS))
+    write_stats(stats, args.out / "dataset")
+
+    saved: dict[str, np.ndarray] = {}
+    for case in range(args.cases):
+        saved |= {f"{key}_{case}": value for key, value in observation(args.cameras, case, generator).items()}
+        saved[f"task_{case}"] = np.array(TASKS[case % len(TASKS)])
+        saved[f"noise_{case}"] = generator.standard_normal((config.chunk_size, config.max_action_dim), dtype=np.float32)
+
+    def run(kind: str) -> None:
+        for case in range(args.cases):
+            batch = {"observation.state": torch.from_numpy(saved[f"state_{case}"]), "task": str(saved[f"task_{case}"])}
+            for camera, name in enumerate(names):
+                batch[name] = torch.from_numpy(saved[f"image{camera}_{case}"]).permute(2, 0, 1).float() / 255
+            policy.reset()
+            started = time.perf_counter()
+            actions = policy.predict_action_chunk(pre(batch), noise=torch.from_numpy(saved[f"noise_{case}"])[None])
+            print(f"case {case} {kind}: {time.perf_counter() - started:.2f} s", flush=True)
+            saved[f"normalised_{kind}_{case}"] = actions[0].float().numpy()
+            saved[f"{kind}_{case}"] = post(actions).float().numpy()[0]
+
+    defective = modeling_smolvlm.SmolVLMVisionEmbeddings.forward
+    modeling_smolvlm.SmolVLMVisionEmbeddings.forward = ordered_positions
+    if args.mixed:
+        run("mixed")
+        policy = policy.float()
+    run("chunk")
+    modeling_smolvlm.SmolVLMVisionEmbeddings.forward = defective
+    run("defect")
+    np.savez(args.out / "reference.npz", **saved)
+
+
+if __name__ == "__main__":
+    main()

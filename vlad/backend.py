@@ -1,0 +1,125 @@
+"""Backends: what runs a block. A small protocol, and ONNX Runtime as its first implementation.
+
+Sizes of thread pools, their cores and the execution provider are explicit; where a block landed is proved, not assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from vlad.bundle import Block, Bundle, Value
+from vlad.errors import BundleError, ConfigError
+
+Arrays = Mapping[str, NDArray[np.float32]]
+
+
+class Session(Protocol):
+    """A loaded block. Not shared between threads."""
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
+        """Compute all outputs by name from float32 inputs by name."""
+
+    def close(self) -> None:
+        """Release the block's memory and threads."""
+
+
+class Threads(msgspec.Struct, frozen=True, kw_only=True):
+    """The thread pool of one block.
+
+    `count` includes the calling thread, which pins itself. `affinity` lists the cores (0-based) of the other
+    `count - 1` threads; None leaves them to the kernel. `spinning` burns a core between operators for lower latency.
+    """
+
+    count: int = 1
+    affinity: tuple[int, ...] | None = None
+    spinning: bool = False
+
+
+class OnnxRuntimeSession:
+    """A block in ONNX Runtime.
+
+    Raises BundleError when the graph cannot be loaded, does not have the inputs and outputs that the manifest says, or
+    does not run on `provider` (parts of it on the CPU count, unless `allow_cpu_fallback`).
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        block: Block,
+        threads: Threads,
+        *,
+        provider: str = "CPUExecutionProvider",
+        allow_cpu_fallback: bool = False,
+    ) -> None:
+        import onnxruntime as ort
+
+        if provider not in ort.get_available_providers():
+            raise ConfigError(
+                f"block {block.name}: execution provider {provider} is not in this ONNX Runtime "
+                f"(it has {ort.get_available_providers()})"
+            )
+        options = ort.SessionOptions()
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.inter_op_num_threads = 1
+        options.intra_op_num_threads = threads.count
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads.spinning else "0")
+        if threads.affinity is not None and threads.count > 1:
+            options.add_session_config_entry("session.intra_op_thread_affinities", _affinities(block.name, threads))
+        providers = [provider]
+        if provider != "CPUExecutionProvider":
+            if allow_cpu_fallback:
+                providers.append("CPUExecutionProvider")
+            else:
+                options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        path = bundle.file(block.file)
+        try:
+            self._session: Any = ort.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # ONNX Runtime raises classes of its own, derived from Exception alone
+            raise BundleError(f"{path}: ONNX Runtime cannot load it on {provider}: {error}") from error
+        if self._session.get_providers()[0] != provider:
+            self.close()
+            raise BundleError(f"block {block.name} was to run on {provider} and did not")
+        self._name = block.name
+        _compare(block.name, "inputs", block.inputs, self._session.get_inputs())
+        _compare(block.name, "outputs", block.outputs, self._session.get_outputs())
+        self._outputs = [value.name for value in block.outputs]
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
+        """Compute all outputs by name. Raises BundleError when the runtime refuses the inputs or fails."""
+        try:
+            values = self._session.run(self._outputs, dict(inputs))
+        except Exception as error:  # see above
+            raise BundleError(f"block {self._name} failed: {error}") from error
+        return dict(zip(self._outputs, values, strict=True))
+
+    def close(self) -> None:
+        """Release the session with its threads."""
+        self._session = None
+
+
+def load_block(bundle: Bundle, name: str, threads: Threads) -> Session:
+    """Load one block of a bundle on the backend that its manifest names. Raises BundleError."""
+    return OnnxRuntimeSession(bundle, bundle.block(name), threads)
+
+
+def _affinities(name: str, threads: Threads) -> str:
+    cores: Sequence[int] = threads.affinity or ()
+    if len(cores) != threads.count - 1:
+        raise ConfigError(
+            f"block {name}: {threads.count} threads need the cores of {threads.count - 1} (the caller pins itself), "
+            f"got {list(cores)}"
+        )
+    return ";".join(str(core + 1) for core in cores)
+
+
+def _compare(block: str, what: str, expected: list[Value], found: list[Any]) -> None:
+    wanted = {v.name: [d if isinstance(d, int) else None for d in v.shape] for v in expected}
+    actual = {v.name: [d if isinstance(d, int) else None for d in v.shape] for v in found}
+    if wanted != actual or any(v.type != "tensor(float)" for v in found):
+        raise BundleError(f"block {block}: {what} of the graph are {actual}, the manifest says {wanted}")

@@ -1,0 +1,87 @@
+"""The `expert` block and its sampler: noise to an action chunk in a few Euler steps of flow matching.
+
+Flow time runs from 1 (noise) to 0 (actions). Source: `sample_actions` in lerobot/policies/smolvla/modeling_smolvla.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlad.backend import Session
+from vlad.bundle import Flow, Manifest
+from vlad.errors import BundleError, Refused
+from vlad.llm import Prefix
+
+Array = NDArray[np.float32]
+
+Guidance = Callable[[Array, Array, float], Array]
+"""`(x, velocity, time) -> velocity`: steers a step, as real-time chunking does towards the previous chunk."""
+
+
+def time_embedding(flow: Flow, time: float) -> Array:
+    """Sine and cosine features of a flow time, float32 `[1, flow.embedding]`, computed in float64 as LeRobot does."""
+    fraction = np.linspace(0.0, 1.0, flow.embedding // 2)
+    period = flow.min_period * (flow.max_period / flow.min_period) ** fraction
+    angle = (1.0 / period * 2 * math.pi) * float(np.float32(time))
+    return np.concatenate([np.sin(angle), np.cos(angle)]).astype(np.float32)[None]
+
+
+class FlowExpert:
+    """The action expert. Pure computation: one caller at a time, no threads of its own."""
+
+    def __init__(self, manifest: Manifest, session: Session) -> None:
+        self._session = session
+        self._flow = manifest.flow
+        self.shape = (manifest.chunk_size, manifest.max_action_dim)
+        self._embeddings: dict[float, Array] = {}
+
+    def velocity(self, prefix: Prefix, x: Array, time: float) -> Array:
+        """The velocity of noisy normalised actions `x` `[chunk, max_action_dim]` at flow time `time` in [0, 1]."""
+        embedding = self._embeddings.get(time)
+        if embedding is None:
+            if len(self._embeddings) >= 1024:
+                self._embeddings.clear()
+            embedding = self._embeddings[time] = time_embedding(self._flow, time)
+        return self._session.run(
+            {
+                "x": x,
+                "time_embedding": embedding,
+                "context_key": prefix.context_key,
+                "context_value": prefix.context_value,
+            }
+        )["velocity"]
+
+    def noise(self, generator: np.random.Generator) -> Array:
+        """A standard normal starting point `[chunk, max_action_dim]`."""
+        return generator.standard_normal(self.shape, dtype=np.float32)
+
+    def sample(
+        self, prefix: Prefix, noise: Array, *, steps: int | None = None, guidance: Guidance | None = None
+    ) -> Array:
+        """Integrate `noise` to normalised actions, float32 `[chunk, max_action_dim]`, all padded dimensions included.
+
+        `steps` defaults to the policy's own. Raises Refused for less than one step, BundleError for noise of another
+        shape.
+        """
+        count = self._flow.steps if steps is None else steps
+        if count < 1:
+            raise Refused(f"{count} flow steps: at least one is needed")
+        if noise.shape != self.shape:
+            raise BundleError(f"noise is {list(noise.shape)}, expected {list(self.shape)}")
+        dt = -1.0 / count
+        x: Array = noise.astype(np.float32)
+        for step in range(count):
+            time = 1.0 + step * dt
+            velocity = self.velocity(prefix, x, time)
+            if guidance is not None:
+                velocity = guidance(x, velocity, time)
+            x = x + np.float32(dt) * velocity
+        return x
+
+    def close(self) -> None:
+        """Release the block."""
+        self._session.close()
