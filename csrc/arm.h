@@ -9,6 +9,7 @@
 struct vlad_arm_state {
     int64_t t_ns;                              /* when the reading was complete */
     uint32_t answered;                         /* bit j: joint j answered this time, checksum good */
+    uint32_t corrupt;                          /* bit j: bytes came where its answer was due, no good packet */
     int64_t position_nu[VLAD_MAX_JOINTS];      /* last good value where the bit is clear */
     int64_t velocity_nu_s[VLAD_MAX_JOINTS];
     int32_t load_permille[VLAD_MAX_JOINTS];    /* signed */
@@ -33,8 +34,10 @@ struct vlad_arm_ops {
     /* Writes the goals of all joints in one frame. 0, -EAGAIN (frame not fully written by the
      * deadline: the tick is dropped), or -errno. */
     int (*write)(void *arm, int64_t deadline_ns, const int64_t *goal_nu);
-    /* Torque of the joints in `mask` on or off, one frame. */
-    int (*torque)(void *arm, int64_t deadline_ns, uint32_t mask, bool on);
+    /* Torque of the joints in `mask` on or off. Turning it on first writes goal_nu as their goal (the
+     * present pose, from the loop): a servo that gets torque drives to whatever its goal register
+     * holds, which may be anything. Turning it off ignores goal_nu. */
+    int (*torque)(void *arm, int64_t deadline_ns, uint32_t mask, bool on, const int64_t *goal_nu);
     int64_t (*now_ns)(void *arm); /* the clock the deadlines refer to */
 };
 

@@ -1,0 +1,120 @@
+#include "memory_arm.h"
+
+#include <errno.h>  /* EAGAIN */
+#include <string.h> /* memset */
+
+void vlad_memory_arm_init(struct vlad_memory_arm *arm, int n_joints, const int64_t *pose_nu,
+                          int64_t now_ns)
+{
+    memset(arm, 0, sizeof *arm);
+    arm->n_joints = n_joints;
+    arm->now_ns = arm->moved_ns = arm->last_motion_ns = now_ns;
+    arm->tracking_ns = 30 * VLAD_NS_PER_MS;
+    arm->temperature_c = 30;
+    arm->voltage_mv = 7400;
+    for (int j = 0; j < n_joints; j++) {
+        arm->present_nu[j] = arm->goal_nu[j] = pose_nu[j];
+        arm->seen_min_nu[j] = arm->seen_max_nu[j] = pose_nu[j];
+    }
+}
+
+/* A first-order servo: covers dt / (dt + tau) of the way to its goal. */
+static void move(struct vlad_memory_arm *arm)
+{
+    int64_t dt = arm->now_ns - arm->moved_ns;
+
+    if (dt <= 0)
+        return;
+    for (int j = 0; j < arm->n_joints; j++)
+        if (arm->torque_mask & (1u << j))
+            arm->present_nu[j] += (int64_t)((double)(arm->goal_nu[j] - arm->present_nu[j]) *
+                                            (double)dt / (double)(dt + arm->tracking_ns));
+    arm->moved_ns = arm->now_ns;
+}
+
+static int read_arm(void *ctx, int64_t deadline_ns, struct vlad_arm_state *state)
+{
+    struct vlad_memory_arm *arm = ctx;
+
+    arm->reads++;
+    if (arm->read_error)
+        return arm->read_error;
+    move(arm);
+    arm->now_ns += arm->bus_ns;
+    if (arm->silent && arm->now_ns < deadline_ns)
+        arm->now_ns = deadline_ns; /* a silent servo costs the whole budget */
+    state->t_ns = arm->now_ns;
+    state->answered = ((1u << arm->n_joints) - 1) & ~(arm->silent | arm->corrupt);
+    state->corrupt = arm->corrupt & ~arm->silent;
+    for (int j = 0; j < arm->n_joints; j++) {
+        if (!(state->answered & (1u << j)))
+            continue;
+        state->position_nu[j] = arm->present_nu[j];
+        state->temperature_c[j] = arm->temperature_c;
+        state->voltage_mv[j] = arm->voltage_mv;
+        state->status[j] = arm->status[j];
+    }
+    return 0;
+}
+
+static int write_arm(void *ctx, int64_t deadline_ns, const int64_t *goal_nu)
+{
+    struct vlad_memory_arm *arm = ctx;
+    bool moved = false;
+
+    (void)deadline_ns;
+    if (arm->write_error)
+        return arm->write_error;
+    if (arm->drop_writes > 0) {
+        arm->drop_writes--;
+        return -EAGAIN;
+    }
+    move(arm);
+    arm->now_ns += arm->bus_ns / 4;
+    for (int j = 0; j < arm->n_joints; j++) {
+        int64_t step = goal_nu[j] - arm->goal_nu[j];
+
+        if (arm->writes == 0)
+            arm->first_write_nu[j] = goal_nu[j];
+        moved |= step != 0;
+        if (step < 0)
+            step = -step;
+        if (step > arm->step_max_nu[j])
+            arm->step_max_nu[j] = step;
+        if (goal_nu[j] < arm->seen_min_nu[j])
+            arm->seen_min_nu[j] = goal_nu[j];
+        if (goal_nu[j] > arm->seen_max_nu[j])
+            arm->seen_max_nu[j] = goal_nu[j];
+        arm->goal_nu[j] = goal_nu[j];
+    }
+    arm->writes++;
+    if (moved)
+        arm->last_motion_ns = arm->now_ns;
+    return 0;
+}
+
+static int torque_arm(void *ctx, int64_t deadline_ns, uint32_t mask, bool on,
+                      const int64_t *goal_nu)
+{
+    struct vlad_memory_arm *arm = ctx;
+
+    (void)deadline_ns;
+    if (arm->write_error)
+        return arm->write_error;
+    move(arm);
+    for (int j = 0; on && j < arm->n_joints; j++)
+        if (mask & ~arm->torque_mask & (1u << j))
+            arm->goal_nu[j] = goal_nu[j];
+    arm->torque_mask = on ? arm->torque_mask | mask : arm->torque_mask & ~mask;
+    arm->torque = arm->torque_mask != 0;
+    return 0;
+}
+
+static int64_t now_arm(void *ctx)
+{
+    return ((struct vlad_memory_arm *)ctx)->now_ns;
+}
+
+const struct vlad_arm_ops vlad_memory_arm_ops = {
+    .read = read_arm, .write = write_arm, .torque = torque_arm, .now_ns = now_arm
+};

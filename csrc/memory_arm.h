@@ -1,0 +1,40 @@
+/* memory_arm.h: an arm in memory, with the clock in it. The servo loop's own code runs on it at
+ * simulated time, thousands of times faster than real, and every write is judged as it arrives. */
+#ifndef VLAD_MEMORY_ARM_H
+#define VLAD_MEMORY_ARM_H
+
+#include "arm.h"
+#include "vlad.h"
+
+struct vlad_memory_arm {
+    int n_joints;
+    int64_t now_ns;      /* advanced by whoever simulates */
+    int64_t bus_ns;      /* time one read or write takes */
+    int64_t present_nu[VLAD_MAX_JOINTS];
+    int64_t goal_nu[VLAD_MAX_JOINTS];
+    bool torque;
+    uint32_t torque_mask;
+    int64_t tracking_ns; /* time constant of a servo */
+    int64_t moved_ns;    /* when the plant was last advanced */
+
+    /* Faults a test sets. */
+    uint32_t silent, corrupt;            /* joint masks */
+    int read_error, write_error;         /* -errno returned while set */
+    int drop_writes;                     /* so many writes end with -EAGAIN */
+    uint8_t status[VLAD_MAX_JOINTS];
+    int32_t temperature_c, voltage_mv;
+
+    /* The judge. */
+    uint64_t writes, reads;
+    int64_t step_max_nu[VLAD_MAX_JOINTS]; /* largest |goal_k - goal_(k-1)| between written goals */
+    int64_t first_write_nu[VLAD_MAX_JOINTS], seen_min_nu[VLAD_MAX_JOINTS],
+        seen_max_nu[VLAD_MAX_JOINTS];
+    int64_t last_motion_ns;               /* when a written goal last differed from its predecessor */
+};
+
+extern const struct vlad_arm_ops vlad_memory_arm_ops;
+
+void vlad_memory_arm_init(struct vlad_memory_arm *arm, int n_joints, const int64_t *pose_nu,
+                          int64_t now_ns);
+
+#endif

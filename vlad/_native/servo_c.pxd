@@ -1,0 +1,164 @@
+# The servo loop's C declarations: csrc/servo_loop.h, memory_arm.h, feetech_arm.h.
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+cdef extern from "vlad.h" nogil:
+    enum:
+        VLAD_ABI
+        VLAD_MAX_JOINTS
+        VLAD_MAX_ACTIONS
+    struct vlad_joint_limits:
+        int64_t min_nu, max_nu, v_max_nu_s, a_max_nu_s2, j_max_nu_s3
+    struct vlad_limits:
+        int n_joints
+        vlad_joint_limits joint[8]
+
+cdef extern from "gate.h" nogil:
+    enum:
+        VLAD_N_REASONS
+    enum vlad_verdict:
+        pass
+    enum vlad_reason:
+        pass
+    struct vlad_gate_config:
+        vlad_limits limits
+        int64_t period_ns, clamp_permille
+        int64_t max_observation_age_ns, max_cold_age_ns, max_frame_age_ns, max_reuse_age_ns
+        int64_t max_jump_nu, blend_ns
+    struct vlad_chunk:
+        uint64_t seq, epoch
+        int64_t t_obs_ns, frame_age_ns, reuse_age_ns
+        bint cold
+        int n_actions, n_joints
+        const double *actions
+    struct vlad_gate_report:
+        vlad_verdict verdict
+        vlad_reason reason
+        int joint, action
+        double value, bound
+        int n_clamped, n_tail_dropped
+    struct vlad_command:
+        uint64_t epoch
+        bint at_rest
+        int64_t rest_since_ns
+        int64_t goal_nu[8]
+    const char *vlad_reason_name(vlad_reason reason)
+    const char *vlad_verdict_name(vlad_verdict verdict)
+
+cdef extern from "action_queue.h" nogil:
+    enum vlad_aggregate:
+        pass
+
+cdef extern from "arm.h" nogil:
+    struct vlad_arm_state:
+        int64_t t_ns
+        uint32_t answered, corrupt
+        int64_t position_nu[8]
+        int64_t velocity_nu_s[8]
+        int32_t load_permille[8]
+        int32_t voltage_mv[8]
+        int32_t temperature_c[8]
+        uint8_t status[8]
+    struct vlad_arm_ops:
+        pass
+
+cdef extern from "histogram.h" nogil:
+    struct vlad_histogram:
+        uint64_t count
+        int64_t sum_ns, min_ns, max_ns
+    int64_t vlad_histogram_quantile(const vlad_histogram *histogram, double q)
+
+cdef extern from "trajectory.h" nogil:
+    struct vlad_trajectory:
+        int64_t step_nu[8]
+        int n1, n2
+
+cdef extern from "watchdog.h" nogil:
+    enum vlad_stage:
+        pass
+    enum vlad_fault:
+        pass
+    struct vlad_watchdog:
+        pass
+    void vlad_watchdog_beat(vlad_watchdog *, vlad_stage, int64_t)
+    void vlad_watchdog_bound(vlad_watchdog *, vlad_stage, int64_t, int64_t)
+    void vlad_watchdog_hold(vlad_watchdog *, vlad_fault, bint)
+    void vlad_watchdog_pulse(vlad_watchdog *, vlad_fault)
+    bint vlad_watchdog_all_fresh(vlad_watchdog *, int64_t)
+
+cdef extern from "memory_arm.h" nogil:
+    struct vlad_memory_arm:
+        int64_t now_ns, bus_ns, last_motion_ns, tracking_ns
+        int64_t present_nu[8]
+        int64_t goal_nu[8]
+        bint torque
+        uint32_t torque_mask, silent, corrupt
+        int read_error, write_error, drop_writes
+        uint8_t status[8]
+        int32_t temperature_c, voltage_mv
+        uint64_t writes, reads
+        int64_t step_max_nu[8]
+        int64_t first_write_nu[8]
+        int64_t seen_min_nu[8]
+        int64_t seen_max_nu[8]
+    const vlad_arm_ops vlad_memory_arm_ops
+    void vlad_memory_arm_init(vlad_memory_arm *, int, const int64_t *, int64_t)
+
+cdef extern from "servo_loop.h" nogil:
+    enum:
+        VLAD_N_STARVES
+        VLAD_N_FAULTS
+    struct vlad_servo_config:
+        vlad_gate_config gate
+        vlad_aggregate aggregate
+        int64_t period_ns, read_budget_ns
+        int64_t unit_nu[8]
+        int64_t overrun_hold_ns
+        bint has_rest_pose
+        int64_t rest_nu[8]
+        int park_permille
+        bint allow_non_realtime
+        int64_t warn_c, park_c, min_voltage_mv
+    struct vlad_event:
+        int64_t t_ns, kind, a, b, value
+    struct vlad_servo_counters:
+        uint64_t ticks, overruns, skipped_periods
+        uint64_t writes, dropped_writes, write_errors, wire_limit, wire_step
+        uint64_t reads, read_errors
+        uint64_t missed[8]
+        uint64_t corrupt[8]
+        uint64_t chunks, accepted, clamped, clamped_elements, tails_dropped
+        uint64_t rejected[12]
+        uint64_t starved[8]
+        uint64_t gaps, engaged_ticks, covered_ticks, negative_ages
+        uint64_t events_dropped, engagements, refused_requests
+    struct vlad_servo_report:
+        int64_t t_ns, mode, reaction
+        uint64_t why_not, epoch
+        int64_t bus_up, torque_on, realtime, at_rest, rest_since_ns, parking
+        int64_t queue_depth, t_execution_ns, last_due_ns, wire_age_ns, wire_age_max_ns
+        uint64_t active, latched
+        int64_t fault_since_ns[51]
+        uint64_t fault_count[51]
+        int64_t goal_nu[8]
+        vlad_arm_state arm
+        vlad_servo_counters counters
+        vlad_histogram wake, compute, bus
+        uint64_t handled
+    struct vlad_servo:
+        vlad_watchdog watchdog
+        vlad_trajectory trajectory
+        int64_t lookahead_ns
+    int vlad_servo_init(vlad_servo *, const vlad_servo_config *, int64_t, int *)
+    int vlad_servo_adopt(vlad_servo *, const vlad_arm_ops *, void *, bint, const int64_t *)
+    void vlad_servo_request(vlad_servo *, uint32_t)
+    void vlad_servo_refusals(vlad_servo *, uint32_t)
+    void vlad_servo_starve(vlad_servo *, int)
+    int vlad_servo_policy_timing(vlad_servo *, int64_t, int64_t, int64_t)
+    void vlad_servo_push(vlad_servo *, const vlad_chunk *, int64_t, vlad_gate_report *)
+    void vlad_servo_tick(vlad_servo *, int64_t, int64_t)
+    void vlad_servo_read(vlad_servo *, vlad_servo_report *)
+    void vlad_servo_command(vlad_servo *, vlad_command *)
+    bint vlad_servo_next_event(vlad_servo *, vlad_event *)
+    void vlad_servo_simulate(vlad_servo *, vlad_memory_arm *, int64_t)
+    int vlad_servo_start(vlad_servo *, int, int, char *, int)
+    void vlad_servo_stop(vlad_servo *)

@@ -1,0 +1,274 @@
+"""When to ask the policy for the next chunk: the hard T_inference < T_execution check.
+
+Pure: time comes in, decisions go out, so the same code runs in the daemon and in simulated hours.
+The definitions are those of ARCHITECTURE.md ("Time and the gate"):
+
+- T_inference: from the assembly of a request to the chunk visible in the queue.
+- T_execution: due time of the last queued action + 1/f - now; 0 when the queue is empty.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+
+class Starve(IntEnum):
+    """Why an engaged arm has nothing to execute (csrc/servo_loop.h, enum vlad_starve)."""
+
+    COLD = 0
+    INFERENCE = 1
+    REFUSED = 2
+    LATE = 3
+    STALE = 4
+    GATE = 5
+    STAGE = 6
+    SYNC = 7
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerConfig:
+    """What the scheduler is told.
+
+    period_ns: 1/f of the policy. chunk_size: N actions. threshold: "auto", or a share q of N.
+    lookahead_ns: how far ahead of now the servo loop reads the queue (it brakes over twice that
+    before the last action). quantile, window: of the latency prediction. safety: factor on the
+    load-time measurement.
+    """
+
+    period_ns: int
+    chunk_size: int
+    mode: str = "async"  # "async" | "sync"
+    threshold: str | float = "auto"
+    lookahead_ns: int = 0
+    quantile: float = 0.95
+    window: int = 50
+    safety: float = 1.2
+
+    @property
+    def horizon_ns(self) -> int:
+        """N/f, what one chunk lasts, in ns."""
+        return self.chunk_size * self.period_ns
+
+
+class LatencyWindow:
+    """The newest completed inferences: what T_inference to expect.
+
+    A window, so that a spike is forgotten; every completed inference counts, rejected ones too.
+    Values measured while warming up are given separately and are evicted by the first real ones.
+    """
+
+    def __init__(self, window: int, quantile: float) -> None:
+        self._values: deque[int] = deque(maxlen=window)
+        self._warm: list[int] = []
+        self._quantile = quantile
+        self.count = 0
+
+    def warm(self, values_ns: list[int]) -> None:
+        self._warm = list(values_ns)
+
+    def add(self, value_ns: int) -> None:
+        self._values.append(value_ns)
+        self.count += 1
+
+    def quantile_ns(self, q: float) -> int:
+        """The q-quantile (nearest rank) of the window; of the warm-up while it is empty; 0 if none."""
+        values = sorted(self._values or self._warm)
+        if not values:
+            return 0
+        return values[min(len(values) - 1, max(0, math.ceil(q * len(values)) - 1))]
+
+    def predict_ns(self) -> int:
+        return self.quantile_ns(self._quantile)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadCheck:
+    """Whether a policy fits its own horizon, and what would fit. Times in ns."""
+
+    fits: bool
+    t_inference_ns: int
+    horizon_ns: int
+    rate_hz_that_fits: float
+    chunk_size_that_fits: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the scheduler must know of the arm and its queue at `now_ns`."""
+
+    now_ns: int
+    seen_ns: int  # the tick this was read from: older than the last arrival = not yet seen
+    epoch: int  # 0 = not engaged
+    at_rest: bool
+    last_due_ns: int | None  # of the last queued action of this epoch; None = empty
+    observation_ready: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Permission to run the policy once."""
+
+    seq: int
+    epoch: int
+    cold: bool
+    admitted_ns: int
+    predicted_ns: int
+    t_execution_ns: int
+
+
+@dataclass(slots=True)
+class SchedulerCounts:
+    requests: int = 0
+    cold_starts: int = 0
+    refused_admissions: int = 0  # predicted T_inference >= T_execution
+    completed: int = 0
+    failed: int = 0
+    abandoned: int = 0  # finished after the engagement had ended
+    verdicts: Counter[str] = field(default_factory=Counter)
+
+
+class Scheduler:
+    """One request in flight at most; not thread-safe: owned by the stage that assembles requests."""
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self.config = config
+        self.latency = LatencyWindow(config.window, config.quantile)
+        self.counts = SchedulerCounts()
+        self.cause = Starve.COLD
+        self._in_flight: Request | None = None
+        self._seq = 0
+        self._epoch = 0
+        self._refused_since_last = False
+        self._arrival_ns = 0
+
+    # --- at load ---------------------------------------------------------------------------
+
+    def load_check(self, measured_ns: list[int], profile_ns: int = 0) -> LoadCheck:
+        """Judges async at load: max(measured, board profile) * safety against the horizon.
+
+        Requests follow one another, so a gap-free run needs 2 * T_inference <= N/f; with a fixed
+        threshold q also T_inference <= q * N/f. The arm brakes over twice the lookahead before
+        its last action, so that much of the horizon is not usable.
+        """
+        c = self.config
+        t = math.ceil(max([*measured_ns, profile_ns]) * c.safety)
+        need = 2 * t
+        if not isinstance(c.threshold, str):
+            need = max(need, math.ceil(t / c.threshold))
+        need += 2 * c.lookahead_ns
+        fits = c.mode == "sync" or need <= c.horizon_ns
+        n_fit = math.ceil(need / c.period_ns)
+        f_fit = c.chunk_size * 1e9 / need if need else math.inf
+        reason = (
+            f"T_inference {t / 1e6:.0f} ms (worst of {len(measured_ns)} runs x {c.safety:g}) needs "
+            f"{need / 1e6:.0f} ms of actions; {c.chunk_size} actions at "
+            f"{1e9 / c.period_ns:.4g} Hz are {c.horizon_ns / 1e6:.0f} ms"
+        )
+        if not fits:
+            reason += (
+                f". It would fit at {f_fit:.3g} Hz or slower, or with {n_fit} actions in a chunk, "
+                "or with mode = \"sync\""
+            )
+        return LoadCheck(fits, t, c.horizon_ns, f_fit, n_fit, reason)
+
+    # --- at admission ----------------------------------------------------------------------
+
+    def threshold_ns(self) -> int:
+        """The queue length, in time, at which a request is due."""
+        c = self.config
+        if not isinstance(c.threshold, str):
+            return round(c.threshold * c.horizon_ns)
+        # Twice the prediction, so that one doubling of the latency is absorbed; the braking
+        # distance; and the grid's rounding at both ends.
+        auto = 2 * self.latency.predict_ns() + 2 * c.lookahead_ns + 2 * c.period_ns
+        return min(auto, c.horizon_ns)
+
+    def t_execution_ns(self, view: View) -> int:
+        if view.last_due_ns is None or view.last_due_ns <= view.now_ns:
+            return 0
+        return view.last_due_ns + self.config.period_ns - view.now_ns
+
+    def plan(self, view: View) -> Request | None:
+        """A request to start now, or None; `cause` then says what a starving arm waits for."""
+        if view.epoch != self._epoch:
+            self._epoch = view.epoch
+            self.cause = Starve.COLD
+            self._refused_since_last = False
+        if view.epoch == 0 or self._in_flight is not None or view.seen_ns <= self._arrival_ns:
+            return None
+        t_execution = self.t_execution_ns(view)
+        predicted = self.latency.predict_ns()
+        if t_execution == 0:
+            if not view.at_rest:
+                return None  # braking: the cause of the drain stands
+            if not view.observation_ready:
+                self.cause = Starve.STAGE
+                return None
+            return self._admit(view, cold=True, predicted_ns=predicted, t_execution_ns=0)
+        if self.config.mode == "sync":
+            self.cause = Starve.SYNC
+            return None
+        if t_execution > self.threshold_ns():
+            return None
+        if not view.observation_ready:
+            self.cause = Starve.STAGE
+            return None
+        if predicted >= t_execution:
+            if not self._refused_since_last:
+                self.counts.refused_admissions += 1
+                self._refused_since_last = True
+            self.cause = Starve.REFUSED
+            return None
+        return self._admit(view, cold=False, predicted_ns=predicted, t_execution_ns=t_execution)
+
+    def _admit(
+        self, view: View, *, cold: bool, predicted_ns: int, t_execution_ns: int
+    ) -> Request:
+        self._seq += 1
+        self._refused_since_last = False
+        self.counts.requests += 1
+        self.counts.cold_starts += cold
+        if not cold:
+            self.cause = Starve.INFERENCE
+        elif self.config.mode == "sync" and self.counts.completed:
+            self.cause = Starve.SYNC
+        elif self.cause is Starve.INFERENCE:
+            self.cause = Starve.COLD
+        self._in_flight = Request(
+            self._seq, view.epoch, cold, view.now_ns, predicted_ns, t_execution_ns
+        )
+        return self._in_flight
+
+    # --- at arrival ------------------------------------------------------------------------
+
+    def completed(self, request: Request, arrival_ns: int, verdict: str, reason: str) -> None:
+        """An inference ended and its chunk was judged; `reason` is the gate's when rejected."""
+        self._in_flight = None
+        self._arrival_ns = arrival_ns
+        self.latency.add(arrival_ns - request.admitted_ns)
+        self.counts.completed += 1
+        self.counts.verdicts[reason if verdict == "rejected" else verdict] += 1
+        if verdict != "rejected":
+            return
+        if reason == "disengaged":
+            self.counts.abandoned += 1
+        elif reason == "late":
+            self.cause = Starve.LATE
+        elif reason in ("stale", "frame_age"):
+            self.cause = Starve.STALE
+        else:
+            self.cause = Starve.GATE
+
+    def failed(self, request: Request) -> None:
+        """The inference raised or its inputs were gone: nothing to learn about latency."""
+        self._in_flight = None
+        self.counts.failed += 1
+        self.cause = Starve.STAGE
+
+    @property
+    def in_flight(self) -> Request | None:
+        return self._in_flight
