@@ -61,7 +61,7 @@ class Camera(Protocol):
         """What took the camera away, or why the last `reopen` failed. For the log, in words."""
 
     def start(self) -> None:
-        """Open the device and start streaming. Raises DeviceError saying what, where, what to do."""
+        """Open the device and start streaming. Raises DeviceError."""
 
     def newest(self) -> Frame | None:
         """The newest good frame; the same object while nothing newer came; None before the first

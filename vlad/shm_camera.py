@@ -72,7 +72,8 @@ class ShmRing:
             and MIN_SLOTS <= self.n_slots <= MAX_SLOTS
         ):
             raise DeviceError(
-                f"{path}: {self.width}x{self.height}x{channels} in {self.n_slots} slots is out of bounds"
+                f"{path}: {self.width}x{self.height}x{channels} in {self.n_slots} slots is"
+                " out of bounds"
             )
         self.stride = slot_stride(self.width, self.height)
         needed = HEADER_BYTES + self.n_slots * self.stride
