@@ -76,6 +76,7 @@ class Servo:
         self.forced_celsius: float | None = None
         self.forced_volts: float | None = None
         self.forced_overload = False
+        self.power_up(0.0)
 
     @property
     def id(self) -> int:
@@ -125,6 +126,13 @@ class Servo:
         """Lose the supply: no torque, no answers, RAM gone."""
         self.powered = False
         self._duty = 0.0
+
+    def clear_faults(self) -> None:
+        """End every injected fault of this servo."""
+        self.encoder_jump_ticks = 0
+        self.forced_celsius = None
+        self.forced_volts = None
+        self.forced_overload = False
 
     def read(self, address: int, length: int) -> bytes:
         """`length` bytes from `address`; addresses past the table read as zero."""
