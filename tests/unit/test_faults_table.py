@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vlad import failsafe
-from vlad.faults import BY_ID, BY_NAME, FAULTS, MAX_REPEAT, STAGE_FAULTS, Fault, Reaction
+from vlad.faults import BY_NAME, FAULTS, MAX_REPEAT, STAGE_FAULTS, Fault, Reaction
 
 ROOT = Path(__file__).resolve().parents[2]
 C_IDENTIFIER = re.compile(r"VLAD_F_([A-Z0-9_]+)")

@@ -1,0 +1,231 @@
+"""Every key of the configuration file: type, bounds, default and meaning.
+
+docs/configuration.md is made from these (`python -m vlad.config --write-doc`). Units are in the
+names. A key whose default is None may be left out; the description says what then holds.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from vlad.arm import Kind
+
+
+def _key(text: str, **bounds: Any) -> msgspec.Meta:
+    return msgspec.Meta(description=text, **bounds)
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+Path = Annotated[str, msgspec.Meta(min_length=1, max_length=4096)]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Cores = tuple[Annotated[int, msgspec.Meta(ge=0, le=1023)], ...]
+Speed = Annotated[float, msgspec.Meta(gt=0, le=100)]
+Acceleration = Annotated[float, msgspec.Meta(gt=0, le=1e5)]
+Jerk = Annotated[float, msgspec.Meta(gt=0, le=1e8)]
+Duration_s = Annotated[float, msgspec.Meta(gt=0, le=86400)]
+Heartbeat_ms = Annotated[float, msgspec.Meta(ge=50, le=60000)]
+Inference_ms = Annotated[float, msgspec.Meta(gt=0, le=600000)]
+
+
+class JointKeys(_Table, frozen=True, kw_only=True):
+    """`[[arm.joints]]`: one joint, in the order of the policy."""
+
+    name: Annotated[Name, _key("as in LeRobot's calibration file and in the policy bundle")]
+    id: Annotated[int, _key("servo id on the bus", ge=1, le=253)]
+    kind: Annotated[
+        Kind, _key("`body`: limits in rad; `gripper`: limits in its calibrated range, 0..1")
+    ] = "body"
+    v_max_rad_s: Annotated[Speed | None, _key("speed limit of a body joint; 2.5 if absent")] = None
+    a_max_rad_s2: Annotated[Acceleration | None, _key("acceleration limit; 40 if absent")] = None
+    j_max_rad_s3: Annotated[Jerk | None, _key("jerk limit; 1600 if absent")] = None
+    min_rad: Annotated[
+        float | None, _key("lower limit, 0 = middle of the calibrated range; if absent, that range")
+    ] = None
+    max_rad: Annotated[float | None, _key("upper limit, likewise")] = None
+    v_max_range_s: Annotated[Speed | None, _key("speed limit of a gripper; 2 if absent")] = None
+    a_max_range_s2: Annotated[Acceleration | None, _key("acceleration limit; 32 if absent")] = None
+    j_max_range_s3: Annotated[Jerk | None, _key("jerk limit; 1280 if absent")] = None
+    min_range: Annotated[float | None, _key("lower limit of a gripper, 0..1; 0 if absent")] = None
+    max_range: Annotated[float | None, _key("upper limit, likewise; 1 if absent")] = None
+
+
+class ArmKeys(_Table, frozen=True, kw_only=True):
+    """`[arm]`: the servo bus and what hangs on it."""
+
+    port: Annotated[Path, _key("serial device, best `/dev/serial/by-id/...`")]
+    calibration: Annotated[Path, _key("LeRobot's calibration JSON of this arm")]
+    joints: Annotated[tuple[JointKeys, ...], msgspec.Meta(min_length=1, max_length=8)]
+    baud: Annotated[
+        Literal[1000000, 500000, 250000, 128000, 115200, 76800, 57600, 38400],
+        _key("speed of the bus, as set in the servos"),
+    ] = 1000000
+    rest_pose: Annotated[
+        dict[str, float] | None,
+        _key(
+            "position of every joint (rad; 0..1 for the gripper) where torque may be switched off: "
+            "needed for PARK, which is never done without it"
+        ),
+    ] = None
+    park_speed: Annotated[float, _key("speed of PARK as a share of v_max", ge=0.01, le=1)] = 0.2
+    following_limit_rad: Annotated[
+        float,
+        _key(
+            "how far a body joint may be from its goal before the goal counts as not in force",
+            gt=0,
+            le=1,
+        ),
+    ] = 0.2
+
+
+class ServoKeys(_Table, frozen=True, kw_only=True):
+    """`[servo]`: the real-time loop."""
+
+    rate_hz: Annotated[int, _key("rate of the loop", ge=20, le=1000)] = 100
+    read_budget_ms: Annotated[
+        float, _key("the most that reading the arm may cost a period", gt=0, lt=50)
+    ] = 4.0
+    priority: Annotated[int, _key("SCHED_FIFO priority", ge=1, le=98)] = 80
+    affinity: Annotated[Cores, _key("the core of the loop, at most one; empty: any")] = ()
+    allow_non_realtime: Annotated[
+        bool, _key("engage even where SCHED_FIFO and locked memory were refused")
+    ] = False
+    clamp_permille: Annotated[
+        int,
+        _key(
+            "an action beyond a limit by up to so much of the joint's range is clamped and counted",
+            ge=0,
+            le=20,
+        ),
+    ] = 20
+
+
+class PolicyKeys(_Table, frozen=True, kw_only=True):
+    """`[policy]`: what drives the arm, and when it is asked."""
+
+    bundle: Annotated[Path | None, _key("policy bundle to load at start; else `vladctl load`")] = (
+        None
+    )
+    mode: Annotated[
+        Literal["async", "sync"], _key("`sync`: one chunk, rest, the next; `async`: without rest")
+    ] = "async"
+    threshold: Annotated[
+        Annotated[float, msgspec.Meta(gt=0, lt=1)] | Literal["auto"],
+        _key(
+            "share of a chunk left in the queue at which the next one is requested; `auto`: from "
+            "the predicted inference time"
+        ),
+    ] = "auto"
+    aggregate: Annotated[
+        Literal["weighted_average", "latest_only", "average", "conservative"],
+        _key("how overlapping chunks are merged"),
+    ] = "weighted_average"
+    max_jump_deg: Annotated[
+        float, _key("farthest first action of a cold start from the arm's pose", gt=0, le=180)
+    ] = 30.0
+    episode_timeout_s: Annotated[
+        Duration_s | None, _key("hold after so long engaged; absent: never")
+    ] = None
+    quantile: Annotated[
+        float, _key("of the measured inference times: the prediction", ge=0.5, lt=1)
+    ] = 0.95
+    window: Annotated[int, _key("how many inference times are remembered", ge=8, le=1000)] = 50
+    safety_factor: Annotated[
+        float, _key("on the inference time measured at load", ge=1, le=10)
+    ] = 1.2
+    seed: Annotated[int, _key("of the noise that flow matching starts from", ge=0, lt=2**32)] = 0
+
+
+class CameraKeys(_Table, frozen=True, kw_only=True):
+    """`[[camera]]`: one camera."""
+
+    name: Annotated[Name, _key("the camera's name in the policy bundle")]
+    source: Annotated[
+        str,
+        msgspec.Meta(max_length=4096),
+        _key("`/dev/v4l/by-path/...` or another V4L2 node; `shm:NAME`: a running `vlad sim`"),
+    ]
+    width: Annotated[int, _key("pixels", ge=16, le=8192)] = 640
+    height: Annotated[int, _key("pixels", ge=16, le=8192)] = 480
+    fps: Annotated[float, _key("frames per second", ge=1, le=240)] = 30.0
+    format: Annotated[
+        Literal["MJPG", "YUYV", "NV12", "NM12"], _key("pixel format; of no meaning to `shm:`")
+    ] = "MJPG"
+    controls: Annotated[
+        dict[str, int], _key("V4L2 controls to set, such as `exposure_auto = 1`")
+    ] = {}
+    cpu: Annotated[
+        int, _key("core of the capture thread; -1: that of `stage.capture`", ge=-1, le=1023)
+    ] = -1
+
+
+class StageKeys(_Table, frozen=True, kw_only=True):
+    """`[stage.capture]`, `[stage.vision]`, `[stage.expert]`, `[stage.supervisor]`: one thread."""
+
+    affinity: Annotated[Cores, _key("cores of the thread and of its inference; empty: any")] = ()
+    policy: Annotated[Literal["other", "fifo"], _key("scheduling policy")] = "other"
+    priority: Annotated[int, _key("with `fifo`: below `servo.priority`", ge=0, le=97)] = 0
+    bound_ms: Annotated[
+        Heartbeat_ms | None,
+        _key(
+            "heartbeat older than this is a fault; absent: 500, or 3 x the measured p99 where that "
+            "is longer"
+        ),
+    ] = None
+
+
+class StagesKeys(_Table, frozen=True, kw_only=True):
+    """`[stage]`: the threads of the data flow."""
+
+    capture: StageKeys = StageKeys()
+    vision: StageKeys = StageKeys()
+    expert: StageKeys = StageKeys()
+    supervisor: StageKeys = StageKeys()
+
+
+class ControlKeys(_Table, frozen=True, kw_only=True):
+    """`[control]`: the socket that `vladctl` talks to."""
+
+    socket: Annotated[Path, _key("path of the Unix socket")] = "/run/vlad/vlad.sock"
+    mode: Annotated[int, _key("its permissions, octal: `0o660`", ge=0, le=0o777)] = 0o660
+    operator_groups: Annotated[
+        tuple[Name, ...],
+        _key("groups that may move the arm; root and the daemon's own user always may"),
+    ] = ()
+    max_clients: Annotated[int, _key("connections at a time", ge=1, le=16)] = 16
+
+
+class LogKeys(_Table, frozen=True, kw_only=True):
+    """`[log]`: JSON lines on standard error."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], _key("least level")] = "info"
+
+
+class BoardKeys(_Table, frozen=True, kw_only=True):
+    """`[board]`: what is known of this machine."""
+
+    profile: Annotated[Name, _key("name of the machine, in status and reports")] = "generic"
+    t_inference_ms: Annotated[
+        Inference_ms | None,
+        _key(
+            "inference time measured on this board before: the load check takes the larger of this "
+            "and its own measurement"
+        ),
+    ] = None
+
+
+class FileKeys(_Table, frozen=True, kw_only=True):
+    """The whole file. Paths are absolute, or relative to the directory of the file."""
+
+    arm: ArmKeys
+    servo: ServoKeys = ServoKeys()
+    policy: PolicyKeys = PolicyKeys()
+    camera: tuple[CameraKeys, ...] = ()
+    stage: StagesKeys = StagesKeys()
+    control: ControlKeys = ControlKeys()
+    log: LogKeys = LogKeys()
+    board: BoardKeys = BoardKeys()
