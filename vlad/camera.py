@@ -158,14 +158,7 @@ def open_camera(entry: CameraEntry, clock: Callable[[], int] | None = None) -> C
     if entry.source.startswith(SHM_PREFIX):
         from vlad.shm_camera import ShmCamera
 
-        return ShmCamera(
-            entry.name,
-            entry.source.removeprefix(SHM_PREFIX),
-            entry.width,
-            entry.height,
-            entry.fps,
-            clock,
-        )
+        return ShmCamera(entry, clock)
     if entry.source.startswith("/dev/"):
         from vlad.v4l2_camera import V4l2Camera
 

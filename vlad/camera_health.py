@@ -101,6 +101,7 @@ class CameraHealth:
         now_ns: int,
         state: CameraState,
         look: Look | None,
+        *,
         good_total: int,
         bad_total: int,
         joints_rad: Sequence[float],

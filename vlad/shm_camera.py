@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vlad.camera import Backoff, CameraState, Frame, stalled
+from vlad.camera import SHM_PREFIX, Backoff, CameraState, Frame, stalled
 from vlad.errors import DeviceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from vlad.camera import CameraEntry
 
 SHM_DIRECTORY = "/dev/shm"
 MAGIC = b"VLADFRM1"
@@ -128,21 +130,16 @@ class ShmCamera:
         "_why_lost",
     )
 
-    def __init__(
-        self,
-        name: str,
-        shm_name: str,
-        width: int,
-        height: int,
-        fps: float,
-        clock: Callable[[], int],
-    ) -> None:
+    def __init__(self, entry: CameraEntry, clock: Callable[[], int]) -> None:
+        shm_name = entry.source.removeprefix(SHM_PREFIX)
         if not shm_name or "/" in shm_name or shm_name.startswith("."):
-            raise DeviceError(f"camera {name}: shm:{shm_name} must name a file in {SHM_DIRECTORY}")
-        self._name = name
-        self._fps = fps
+            raise DeviceError(
+                f"camera {entry.name}: {entry.source} must name a file in {SHM_DIRECTORY}"
+            )
+        self._name = entry.name
+        self._fps = entry.fps
         self._path = f"{SHM_DIRECTORY}/{shm_name}"
-        self._size = (width, height)
+        self._size = (entry.width, entry.height)
         self._clock = clock
         self._backoff = Backoff()
         self._ring: ShmRing | None = None

@@ -28,7 +28,12 @@ class Run:
 
     def poll(self, state: CameraState = CameraState.OK) -> frozenset[CameraFault]:
         self.faults = self.health.update(
-            self.now_ns, state, self.look, self.good, self.bad, self.joints
+            self.now_ns,
+            state,
+            self.look,
+            good_total=self.good,
+            bad_total=self.bad,
+            joints_rad=self.joints,
         )
         self.now_ns += 10 * MS
         return self.faults

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import sys
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -204,7 +205,7 @@ def test_a_camera_that_opens_but_never_delivers_is_tried_ever_more_rarely() -> N
         bench.now_ns += 100 * MS
         if bench.state() is not CameraState.OK and bench.camera.reopen(bench.now_ns):
             tries.append(bench.now_ns)
-    gaps = [(b - a) // MS for a, b in zip(tries, tries[1:], strict=False)]
+    gaps = [(b - a) // MS for a, b in itertools.pairwise(tries)]
     assert gaps == sorted(gaps)
     assert gaps[-1] >= 8_000
 
