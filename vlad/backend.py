@@ -1,6 +1,7 @@
 """Backends: what runs a block. A small protocol, and ONNX Runtime as its first implementation.
 
-Sizes of thread pools, their cores and the execution provider are explicit; where a block landed is proved, not assumed.
+Sizes of thread pools, their cores and the execution provider are explicit; where a block landed is
+proved, not assumed.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from vlad.bundle import Block, Bundle, Value
+from vlad.bundle import Bundle
 from vlad.errors import BundleError, ConfigError
+from vlad.manifest import Block, Value
 
 Arrays = Mapping[str, NDArray[np.float32]]
 
@@ -31,8 +33,9 @@ class Session(Protocol):
 class Threads(msgspec.Struct, frozen=True, kw_only=True):
     """The thread pool of one block.
 
-    `count` includes the calling thread, which pins itself. `affinity` lists the cores (0-based) of the other
-    `count - 1` threads; None leaves them to the kernel. `spinning` burns a core between operators for lower latency.
+    `count` includes the calling thread, which pins itself. `affinity` lists the cores (0-based) of
+    the other `count - 1` threads; None leaves them to the kernel. `spinning` burns a core between
+    operators for lower latency.
     """
 
     count: int = 1
@@ -43,8 +46,9 @@ class Threads(msgspec.Struct, frozen=True, kw_only=True):
 class OnnxRuntimeSession:
     """A block in ONNX Runtime.
 
-    Raises BundleError when the graph cannot be loaded, does not have the inputs and outputs that the manifest says, or
-    does not run on `provider` (parts of it on the CPU count, unless `allow_cpu_fallback`).
+    Raises BundleError when the graph cannot be loaded, does not have the inputs and outputs that
+    the manifest says, or does not run on `provider` (parts of it on the CPU count, unless
+    `allow_cpu_fallback`).
     """
 
     def __init__(
@@ -68,9 +72,13 @@ class OnnxRuntimeSession:
         options.inter_op_num_threads = 1
         options.intra_op_num_threads = threads.count
         options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads.spinning else "0")
+        options.add_session_config_entry(
+            "session.intra_op.allow_spinning", "1" if threads.spinning else "0"
+        )
         if threads.affinity is not None and threads.count > 1:
-            options.add_session_config_entry("session.intra_op_thread_affinities", _affinities(block.name, threads))
+            options.add_session_config_entry(
+                "session.intra_op_thread_affinities", _affinities(block.name, threads)
+            )
         providers = [provider]
         if provider != "CPUExecutionProvider":
             if allow_cpu_fallback:
@@ -80,8 +88,12 @@ class OnnxRuntimeSession:
         path = bundle.file(block.file)
         try:
             self._session: Any = ort.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # ONNX Runtime raises classes of its own, derived from Exception alone
-            raise BundleError(f"{path}: ONNX Runtime cannot load it on {provider}: {error}") from error
+        except (
+            Exception
+        ) as error:  # ONNX Runtime raises classes of its own, derived from Exception alone
+            raise BundleError(
+                f"{path}: ONNX Runtime cannot load it on {provider}: {error}"
+            ) from error
         if self._session.get_providers()[0] != provider:
             self.close()
             raise BundleError(f"block {block.name} was to run on {provider} and did not")
@@ -91,7 +103,9 @@ class OnnxRuntimeSession:
         self._outputs = [value.name for value in block.outputs]
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
-        """Compute all outputs by name. Raises BundleError when the runtime refuses the inputs or fails."""
+        """Compute all outputs by name. Raises BundleError when the runtime refuses the inputs or
+        fails.
+        """
         try:
             values = self._session.run(self._outputs, dict(inputs))
         except Exception as error:  # see above
@@ -122,4 +136,6 @@ def _compare(block: str, what: str, expected: list[Value], found: list[Any]) -> 
     wanted = {v.name: [d if isinstance(d, int) else None for d in v.shape] for v in expected}
     actual = {v.name: [d if isinstance(d, int) else None for d in v.shape] for v in found}
     if wanted != actual or any(v.type != "tensor(float)" for v in found):
-        raise BundleError(f"block {block}: {what} of the graph are {actual}, the manifest says {wanted}")
+        raise BundleError(
+            f"block {block}: {what} of the graph are {actual}, the manifest says {wanted}"
+        )

@@ -1,181 +1,27 @@
 """The policy bundle: a directory `NAME.vlad/` with `manifest.json`, ONNX blocks and plain arrays.
 
-Everything that is read is bounded first and belongs to the directory: no pickle, no links, no path that leads out. A
-bundle that fails any check raises BundleError and nothing of it is used.
+Everything that is read is bounded first and belongs to the directory: no pickle, no links, no path
+that leads out. A bundle that fails any check raises BundleError and nothing of it is used.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import stat
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from vlad.errors import BundleError
-from vlad.units import Units
+from vlad.manifest import MANIFEST, Block, File, Manifest, files, parse_manifest
 
-FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
+__all__ = ["Bundle", "Manifest", "load"]
+
 MANIFEST_LIMIT = 4 << 20
-FILE_LIMIT = 4 << 30
-MAX_JOINTS = 8
-
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
-Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
-
-
-class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every part of the manifest: immutable, and an unknown field is an error."""
-
-
-class File(_Part, frozen=True, kw_only=True):
-    """One file of the bundle: path relative to it, size in bytes, sha256."""
-
-    path: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
-    bytes: Annotated[int, msgspec.Meta(ge=0, le=FILE_LIMIT)]
-    sha256: Sha256
-
-
-class Value(_Part, frozen=True, kw_only=True):
-    """A named input or output of a block; a dimension given as text is dynamic."""
-
-    name: Name
-    shape: Annotated[list[Annotated[int, msgspec.Meta(ge=1)] | str], msgspec.Meta(max_length=8)]
-    dtype: Literal["float32"] = "float32"
-
-
-class Block(_Part, frozen=True, kw_only=True):
-    """One graph and the backend that runs it. `flops` is for the longest prefix, `parameters` and bytes as stored."""
-
-    name: Name
-    file: File
-    backend: Literal["onnxruntime"]
-    dtype: Literal["float32"]
-    inputs: Annotated[list[Value], msgspec.Meta(min_length=1, max_length=64)]
-    outputs: Annotated[list[Value], msgspec.Meta(min_length=1, max_length=64)]
-    parameters: Count
-    flops: Count
-
-
-class Camera(_Part, frozen=True, kw_only=True):
-    """One camera in policy order: short name, the policy's feature and the dataset's key for it."""
-
-    name: Name
-    feature: Name
-    source: Name
-
-
-class Joint(_Part, frozen=True, kw_only=True):
-    """One joint in policy order; a gripper is 0..1, any other joint is in radians in the core."""
-
-    name: Name
-    gripper: bool
-
-
-class Statistics(_Part, frozen=True, kw_only=True):
-    """LeRobot's MEAN_STD normalisation in the units of the recording, one number per joint."""
-
-    mean: list[float]
-    std: list[float]
-    eps: Annotated[float, msgspec.Meta(ge=0)]
-
-
-class Task(_Part, frozen=True, kw_only=True):
-    """A task that the policy was trained on, with its token ids (newline included, padding not)."""
-
-    text: Annotated[str, msgspec.Meta(max_length=4096)]
-    token_ids: Annotated[list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(min_length=1, max_length=1024)]
-
-
-class TokenTable(_Part, frozen=True, kw_only=True):
-    """Token embeddings: the rows of `token_ids`, or the whole vocabulary where `token_ids` is null.
-
-    `dtype` is the checkpoint's own; bfloat16 is stored as its uint16 bits.
-    """
-
-    file: File
-    dtype: Literal["float32", "float16", "bfloat16"]
-    rows: Positive
-    token_ids: list[Annotated[int, msgspec.Meta(ge=0)]] | None
-    scale: float
-
-
-class Flow(_Part, frozen=True, kw_only=True):
-    """The flow-matching sampler: default number of Euler steps and the periods of its time embedding."""
-
-    steps: Annotated[int, msgspec.Meta(ge=1, le=1000)]
-    min_period: Annotated[float, msgspec.Meta(gt=0)]
-    max_period: Annotated[float, msgspec.Meta(gt=0)]
-    embedding: Annotated[int, msgspec.Meta(ge=2, le=65536, multiple_of=2)]
-
-
-class Prefix(_Part, frozen=True, kw_only=True):
-    """Sizes of the language model's keys and values."""
-
-    layers: Positive
-    kv_heads: Positive
-    head_dim: Positive
-    hidden: Positive
-    image_tokens: Positive
-    max_tokens: Positive
-
-
-class Golden(_Part, frozen=True, kw_only=True):
-    """Arrays that the bundle was built with: the loaded policy must reproduce `outputs` within `tolerance`."""
-
-    task: Count
-    inputs: dict[str, File]
-    outputs: dict[str, File]
-    tolerance: Annotated[float, msgspec.Meta(gt=0, le=1)]
-
-
-class Checkpoint(_Part, frozen=True, kw_only=True):
-    """Where the weights came from."""
-
-    sha256: Sha256
-    vlm: str
-    position_ids: str
-
-
-class Manifest(_Part, frozen=True, kw_only=True):
-    """All that the daemon knows of a policy. Lengths are counts, rates Hz, images pixels."""
-
-    format_version: Literal[1]
-    policy_type: Literal["smolvla"]
-    checkpoint: Checkpoint
-    tools: dict[str, str]
-    blocks: Annotated[list[Block], msgspec.Meta(min_length=1, max_length=16)]
-    cameras: Annotated[list[Camera], msgspec.Meta(min_length=1, max_length=4)]
-    joints: Annotated[list[Joint], msgspec.Meta(min_length=1, max_length=MAX_JOINTS)]
-    units: Units
-    state: Statistics
-    action: Statistics
-    rate_hz: Annotated[float, msgspec.Meta(gt=0, le=1000)]
-    chunk_size: Annotated[int, msgspec.Meta(ge=1, le=4096)]
-    image_side: Annotated[int, msgspec.Meta(ge=1, le=4096)]
-    max_state_dim: Annotated[int, msgspec.Meta(ge=1, le=1024)]
-    max_action_dim: Annotated[int, msgspec.Meta(ge=1, le=1024)]
-    max_task_tokens: Positive
-    flow: Flow
-    prefix: Prefix
-    tasks: Annotated[list[Task], msgspec.Meta(min_length=1, max_length=4096)]
-    token_table: TokenTable
-    tokenizer: File | None = None
-    golden: Golden | None = None
-    notes: list[str] = []
-
-
-_SMOLVLA_BLOCKS = {"vision", "prefill", "context", "expert"}
-_DTYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 
 
 class Bundle:
@@ -190,10 +36,14 @@ class Bundle:
         for block in self.manifest.blocks:
             if block.name == name:
                 return block
-        raise BundleError(f"{self.path}: no block {name!r} (it has {[b.name for b in self.manifest.blocks]})")
+        raise BundleError(
+            f"{self.path}: no block {name!r} (it has {[b.name for b in self.manifest.blocks]})"
+        )
 
     def file(self, file: File) -> Path:
-        """Path of a file of the bundle. Raises BundleError unless it is a regular file inside, of the stated size."""
+        """Path of a file of the bundle. Raises BundleError unless it is a regular file inside, of
+        the stated size.
+        """
         return _inside(self.path, file)
 
     def array(self, file: File, *, mapped: bool = False) -> NDArray[Any]:
@@ -203,25 +53,23 @@ class Bundle:
             values = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
         except (OSError, ValueError, EOFError, SyntaxError, TypeError, MemoryError) as error:
             raise BundleError(f"{path}: not a numeric .npy array: {error}") from None
-        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu" or values.nbytes > file.bytes:
+        if (
+            not isinstance(values, np.ndarray)
+            or values.dtype.kind not in "fiu"
+            or values.nbytes > file.bytes
+        ):
             raise BundleError(f"{path}: not a numeric .npy array")
         return values
 
 
-def files(manifest: Manifest) -> list[File]:
-    """Every file that a manifest names."""
-    found = [block.file for block in manifest.blocks] + [manifest.token_table.file]
-    if manifest.tokenizer is not None:
-        found.append(manifest.tokenizer)
-    if manifest.golden is not None:
-        found += [*manifest.golden.inputs.values(), *manifest.golden.outputs.values()]
-    return found
+def load(
+    path: Path, *, verify: bool = True, progress: Callable[[int], None] | None = None
+) -> Bundle:
+    """Read the manifest of the bundle directory `path` and check it, with `verify` the sha256 of
+    every file too.
 
-
-def load(path: Path, *, verify: bool = True, progress: Callable[[int], None] | None = None) -> Bundle:
-    """Read the manifest of the bundle directory `path` and check it, with `verify` the sha256 of every file too.
-
-    Raises BundleError saying what is wrong; no graph is loaded yet. `progress` is called with bytes hashed.
+    Raises BundleError saying what is wrong; no graph is loaded yet. `progress` is called with bytes
+    hashed.
     """
     if not path.is_dir():
         raise BundleError(f"{path}: not a bundle directory (no such directory)")
@@ -230,75 +78,22 @@ def load(path: Path, *, verify: bool = True, progress: Callable[[int], None] | N
     for file in files(manifest):
         target = bundle.file(file)
         if verify and _sha256(target, progress) != file.sha256:
-            raise BundleError(f"{target}: sha256 differs from the manifest: the file is damaged or was replaced")
-    return bundle
-
-
-def parse_manifest(text: bytes, where: str = MANIFEST) -> Manifest:
-    """Decode and check manifest JSON. Raises BundleError with the path of the offending field."""
-    try:
-        version = msgspec.json.decode(text, type=_Version).format_version
-        if version != FORMAT_VERSION:
             raise BundleError(
-                f"{where}: format version {version}, this vlad reads {FORMAT_VERSION}: rebuild it with `vlad build`"
+                f"{target}: sha256 differs from the manifest: the file is damaged or was replaced"
             )
-        manifest = msgspec.json.decode(text, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BundleError(f"{where}: {error}") from None
-    for message in _disagreements(manifest):
-        raise BundleError(f"{where}: {message}")
-    return manifest
-
-
-class _Version(msgspec.Struct):
-    format_version: int
-
-
-def _disagreements(m: Manifest) -> list[str]:
-    """What the schema alone cannot see."""
-    wrong = []
-    names = [b.name for b in m.blocks]
-    if len(set(names)) != len(names) or set(names) != _SMOLVLA_BLOCKS:
-        wrong.append(f"blocks {names}, expected one each of {sorted(_SMOLVLA_BLOCKS)}")
-    for what, statistics in (("state", m.state), ("action", m.action)):
-        if len(statistics.mean) != len(m.joints) or len(statistics.std) != len(m.joints):
-            wrong.append(f"{what} statistics for {len(statistics.mean)} joints, but {len(m.joints)} joints")
-        if not all(math.isfinite(v) for v in statistics.mean) or not all(
-            math.isfinite(v) and v >= 0 for v in statistics.std
-        ):
-            wrong.append(f"{what} statistics are not finite, or a deviation is negative")
-    for what, listed in (("joints", m.joints), ("cameras", m.cameras)):
-        if len({item.name for item in listed}) != len(listed):
-            wrong.append(f"{what} repeat a name")
-    if len(m.joints) > min(m.max_state_dim, m.max_action_dim):
-        wrong.append(f"{len(m.joints)} joints exceed max_state_dim or max_action_dim")
-    longest = len(m.cameras) * m.prefix.image_tokens + m.max_task_tokens + 1
-    if longest > m.prefix.max_tokens:
-        wrong.append(f"a prefix of {longest} tokens exceeds prefix.max_tokens {m.prefix.max_tokens}")
-    for task in m.tasks:
-        if len(task.token_ids) > m.max_task_tokens:
-            wrong.append(f"task {task.text!r} has {len(task.token_ids)} tokens, more than {m.max_task_tokens}")
-    table = m.token_table
-    if table.token_ids is not None and len(table.token_ids) != table.rows:
-        wrong.append(f"token_table has {table.rows} rows for {len(table.token_ids)} token ids")
-    known = set(range(table.rows)) if table.token_ids is None else set(table.token_ids)
-    for task in m.tasks:
-        if not known.issuperset(task.token_ids):
-            wrong.append(f"task {task.text!r} uses tokens that token_table does not hold")
-    if m.tokenizer is not None and table.token_ids is not None:
-        wrong.append("a tokenizer needs the whole token_table")
-    if m.golden is not None and m.golden.task >= len(m.tasks):
-        wrong.append(f"golden.task is {m.golden.task}, but there are {len(m.tasks)} tasks")
-    paths = [file.path for file in files(m)]
-    if len(set(paths)) != len(paths):
-        wrong.append("two entries name the same file")
-    return wrong
+    return bundle
 
 
 def _inside(root: Path, file: File) -> Path:
     """Refuse absolute paths, `..`, links and what is not a regular file of the stated size."""
     parts = PurePosixPath(file.path).parts
-    if not parts or file.path.startswith("/") or "\\" in file.path or "\0" in file.path or ".." in parts:
+    if (
+        not parts
+        or file.path.startswith("/")
+        or "\\" in file.path
+        or "\0" in file.path
+        or ".." in parts
+    ):
         raise BundleError(f"{root / MANIFEST}: path {file.path!r} leads out of the bundle")
     target = root
     try:

@@ -1,6 +1,8 @@
-"""The `expert` block and its sampler: noise to an action chunk in a few Euler steps of flow matching.
+"""The `expert` block and its sampler: noise to an action chunk in a few Euler steps of flow
+matching.
 
-Flow time runs from 1 (noise) to 0 (actions). Source: `sample_actions` in lerobot/policies/smolvla/modeling_smolvla.py.
+Flow time runs from 1 (noise) to 0 (actions). Source: `sample_actions` in
+lerobot/policies/smolvla/modeling_smolvla.py.
 """
 
 from __future__ import annotations
@@ -12,18 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlad.backend import Session
-from vlad.bundle import Flow, Manifest
 from vlad.errors import BundleError, Refused
 from vlad.llm import Prefix
+from vlad.manifest import Flow, Manifest
 
 Array = NDArray[np.float32]
 
 Guidance = Callable[[Array, Array, float], Array]
-"""`(x, velocity, time) -> velocity`: steers a step, as real-time chunking does towards the previous chunk."""
+"""`(x, velocity, time) -> velocity`: steers a step, as real-time chunking does towards the previous
+chunk.
+"""
 
 
 def time_embedding(flow: Flow, time: float) -> Array:
-    """Sine and cosine features of a flow time, float32 `[1, flow.embedding]`, computed in float64 as LeRobot does."""
+    """Sine and cosine features of a flow time, float32 `[1, flow.embedding]`, computed in float64
+    as LeRobot does.
+    """
     fraction = np.linspace(0.0, 1.0, flow.embedding // 2)
     period = flow.min_period * (flow.max_period / flow.min_period) ** fraction
     angle = (1.0 / period * 2 * math.pi) * float(np.float32(time))
@@ -40,7 +46,9 @@ class FlowExpert:
         self._embeddings: dict[float, Array] = {}
 
     def velocity(self, prefix: Prefix, x: Array, time: float) -> Array:
-        """The velocity of noisy normalised actions `x` `[chunk, max_action_dim]` at flow time `time` in [0, 1]."""
+        """The velocity of noisy normalised actions `x` `[chunk, max_action_dim]` at flow time
+        `time` in [0, 1].
+        """
         embedding = self._embeddings.get(time)
         if embedding is None:
             if len(self._embeddings) >= 1024:
@@ -60,12 +68,18 @@ class FlowExpert:
         return generator.standard_normal(self.shape, dtype=np.float32)
 
     def sample(
-        self, prefix: Prefix, noise: Array, *, steps: int | None = None, guidance: Guidance | None = None
+        self,
+        prefix: Prefix,
+        noise: Array,
+        *,
+        steps: int | None = None,
+        guidance: Guidance | None = None,
     ) -> Array:
-        """Integrate `noise` to normalised actions, float32 `[chunk, max_action_dim]`, all padded dimensions included.
+        """Integrate `noise` to normalised actions, float32 `[chunk, max_action_dim]`, all padded
+        dimensions included.
 
-        `steps` defaults to the policy's own. Raises Refused for less than one step, BundleError for noise of another
-        shape.
+        `steps` defaults to the policy's own. Raises Refused for less than one step, BundleError for
+        noise of another shape.
         """
         count = self._flow.steps if steps is None else steps
         if count < 1:

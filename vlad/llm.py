@@ -1,4 +1,6 @@
-"""The `prefill` and `context` blocks: image tokens, task and state to the keys and values of a prefix."""
+"""The `prefill` and `context` blocks: image tokens, task and state to the keys and values of a
+prefix.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ Array = NDArray[np.float32]
 class Prefix:
     """What a chunk is conditioned on; opaque outside `vlad.llm` and `vlad.expert`.
 
-    `key` and `value` are the language model's, `context_key` and `context_value` what the expert attends to, all
-    float32 `[layers, kv_heads, length, head_dim]`; the state token is the last one.
+    `key` and `value` are the language model's, `context_key` and `context_value` what the expert
+    attends to, all float32 `[layers, kv_heads, length, head_dim]`; the state token is the last one.
     """
 
     key: Array
@@ -37,7 +39,9 @@ class Prefix:
 
 
 class TokenEmbeddings:
-    """Embeddings of the bundle's tasks, and of any text where it ships the tokenizer and the whole table."""
+    """Embeddings of the bundle's tasks, and of any text where it ships the tokenizer and the whole
+    table.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         manifest = bundle.manifest
@@ -45,17 +49,25 @@ class TokenEmbeddings:
         rows = bundle.array(table.file, mapped=True)
         wanted = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}[table.dtype]
         if rows.dtype != np.dtype(wanted) or rows.shape != (table.rows, manifest.prefix.hidden):
-            raise BundleError(f"{bundle.path}: token table is {rows.dtype} {list(rows.shape)}, not what the manifest says")
+            raise BundleError(
+                f"{bundle.path}: token table is {rows.dtype} {list(rows.shape)}, not what the manifest says"
+            )
         self._rows: NDArray[Any] = rows
         self._bfloat16 = table.dtype == "bfloat16"
         self._scale = np.float32(table.scale)
-        self._row_of = None if table.token_ids is None else {t: i for i, t in enumerate(table.token_ids)}
+        self._row_of = (
+            None if table.token_ids is None else {t: i for i, t in enumerate(table.token_ids)}
+        )
         self._tasks = manifest.tasks
         self._limit = manifest.max_task_tokens
-        self._tokenizer_file: Path | None = None if manifest.tokenizer is None else bundle.file(manifest.tokenizer)
+        self._tokenizer_file: Path | None = (
+            None if manifest.tokenizer is None else bundle.file(manifest.tokenizer)
+        )
 
     def token_ids(self, text: str) -> list[int]:
-        """Token ids of a task. Raises Refused for a text that the bundle cannot tokenise or that is too long."""
+        """Token ids of a task. Raises Refused for a text that the bundle cannot tokenise or that is
+        too long.
+        """
         for task in self._tasks:
             if task.text.rstrip("\n") == text.rstrip("\n"):
                 return list(task.token_ids)
@@ -67,7 +79,9 @@ class TokenEmbeddings:
         return tokenise(self._tokenizer_file, text, self._limit)
 
     def embed(self, task: int | Sequence[int]) -> Array:
-        """float32 `[tokens, hidden]` of a task index or of token ids. Raises Refused for what the table lacks."""
+        """float32 `[tokens, hidden]` of a task index or of token ids. Raises Refused for what the
+        table lacks.
+        """
         if isinstance(task, int):
             if not 0 <= task < len(self._tasks):
                 raise Refused(f"task {task}: the bundle has tasks 0..{len(self._tasks) - 1}")
@@ -81,9 +95,15 @@ class TokenEmbeddings:
         except KeyError as error:
             raise Refused(f"token {error.args[0]} is not in the bundle's token table") from None
         if min(rows) < 0 or max(rows) >= len(self._rows):
-            raise Refused(f"token ids {min(rows)}..{max(rows)} exceed the vocabulary of {len(self._rows)}")
+            raise Refused(
+                f"token ids {min(rows)}..{max(rows)} exceed the vocabulary of {len(self._rows)}"
+            )
         stored = self._rows[rows]
-        values = (stored.astype(np.uint32) << np.uint32(16)).view(np.float32) if self._bfloat16 else stored
+        values = (
+            (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
+            if self._bfloat16
+            else stored
+        )
         scaled: Array = values.astype(np.float32) * self._scale
         return scaled
 
@@ -91,8 +111,8 @@ class TokenEmbeddings:
 def tokenise(tokenizer_file: Path, text: str, limit: int) -> list[int]:
     """Token ids of a task as LeRobot makes them: newline appended, unpadded.
 
-    Raises Refused when there are more than `limit` (LeRobot would cut the text silently), BundleError when the
-    tokenizer cannot be used.
+    Raises Refused when there are more than `limit` (LeRobot would cut the text silently),
+    BundleError when the tokenizer cannot be used.
     """
     try:
         from tokenizers import Tokenizer
@@ -108,7 +128,9 @@ def tokenise(tokenizer_file: Path, text: str, limit: int) -> list[int]:
     if not ids:
         raise BundleError(f"{tokenizer_file}: makes no token of {text!r}")
     if len(ids) > limit:
-        raise Refused(f"task {text!r} has {len(ids)} tokens and the policy takes {limit}: shorten it")
+        raise Refused(
+            f"task {text!r} has {len(ids)} tokens and the policy takes {limit}: shorten it"
+        )
     return ids
 
 
@@ -129,10 +151,13 @@ class LanguageModel:
     def prefill(self, images: Sequence[Array], task: int | Sequence[int], state: Array) -> Prefix:
         """The prefix of one observation.
 
-        `images` are the tokens of each camera in policy order, `state` is normalised `[1, max_state_dim]`. Raises
-        Refused for an unknown task and BundleError for tokens of a wrong shape.
+        `images` are the tokens of each camera in policy order, `state` is normalised `[1,
+        max_state_dim]`. Raises Refused for an unknown task and BundleError for tokens of a wrong
+        shape.
         """
-        if len(images) != self._cameras or any(tokens.shape != self._image_shape for tokens in images):
+        if len(images) != self._cameras or any(
+            tokens.shape != self._image_shape for tokens in images
+        ):
             raise BundleError(
                 f"prefill needs {self._cameras} x {list(self._image_shape)} image tokens, "
                 f"got {[list(tokens.shape) for tokens in images]}"
@@ -142,10 +167,17 @@ class LanguageModel:
         return self._with_context(out["key"], out["value"])
 
     def refresh_state(self, prefix: Prefix, state: Array) -> Prefix:
-        """The same images and task with another state, at the price of one token: they never attend to the state."""
+        """The same images and task with another state, at the price of one token: they never attend
+        to the state.
+        """
         past_key, past_value = prefix.key[:, :, :-1], prefix.value[:, :, :-1]
         out = self._prefill.run(
-            {"tokens": self._no_tokens, "state": state, "past_key": past_key, "past_value": past_value}
+            {
+                "tokens": self._no_tokens,
+                "state": state,
+                "past_key": past_key,
+                "past_value": past_value,
+            }
         )
         key = np.concatenate([past_key, out["key"]], axis=2)
         return self._with_context(key, np.concatenate([past_value, out["value"]], axis=2))

@@ -1,7 +1,9 @@
-"""From what sensors deliver to what the policy was trained on, exactly as LeRobot does it, and back to joint positions.
+"""From what sensors deliver to what the policy was trained on, exactly as LeRobot does it, and back
+to joint positions.
 
-Sources: `prepare_images` and `resize_with_pad` in lerobot/policies/smolvla/modeling_smolvla.py, torch's bilinear
-`interpolate` (align_corners=False, no antialias), `_apply_transform` in lerobot/processor/normalize_processor.py.
+Sources: `prepare_images` and `resize_with_pad` in lerobot/policies/smolvla/modeling_smolvla.py,
+torch's bilinear `interpolate` (align_corners=False, no antialias), `_apply_transform` in
+lerobot/processor/normalize_processor.py.
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vlad.bundle import Manifest, Statistics
 from vlad.errors import DeviceError
+from vlad.manifest import Manifest, Statistics
 from vlad.units import JointRange, JointUnits
 
 Pixels = NDArray[np.uint8]
@@ -23,9 +25,11 @@ _UNIT = (np.arange(256, dtype=np.float32) / np.float32(255)).astype(np.float32)
 
 
 class ImagePreprocessor:
-    """Scales RGB frames into a square with black padding on the left and top, and maps 0..255 to -1..1.
+    """Scales RGB frames into a square with black padding on the left and top, and maps 0..255 to
+    -1..1.
 
-    The tables of a frame size are made at its first frame and kept, one size per camera being the normal case.
+    The tables of a frame size are made at its first frame and kept, one size per camera being the
+    normal case.
     """
 
     def __init__(self, side: int) -> None:
@@ -33,9 +37,13 @@ class ImagePreprocessor:
         self._plans: dict[tuple[int, int], tuple[_Axis, _Axis]] = {}
 
     def __call__(self, image: Pixels) -> Array:
-        """uint8 `[height, width, 3]` to float32 `[1, 3, side, side]`. Raises DeviceError for any other image."""
+        """uint8 `[height, width, 3]` to float32 `[1, 3, side, side]`. Raises DeviceError for any
+        other image.
+        """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise DeviceError(f"camera frame is {image.dtype} {list(image.shape)}, expected uint8 [height, width, 3]")
+            raise DeviceError(
+                f"camera frame is {image.dtype} {list(image.shape)}, expected uint8 [height, width, 3]"
+            )
         height, width = image.shape[:2]
         plan = self._plans.get((height, width))
         if plan is None:
@@ -53,7 +61,9 @@ class ImagePreprocessor:
 
 
 class _Axis:
-    """Source indices and weights of one axis of torch's bilinear interpolation, in its float32 arithmetic."""
+    """Source indices and weights of one axis of torch's bilinear interpolation, in its float32
+    arithmetic.
+    """
 
     def __init__(self, source: int, size: int) -> None:
         self.size = size
@@ -81,10 +91,13 @@ def _bilinear(image: Array, rows: _Axis, columns: _Axis) -> Array:
 class JointSpace:
     """Joint positions of the core to the policy's normalised space, and its actions back.
 
-    `calibration` is the arm's, by joint name: needed where the bundle's units are -100..100. Raises ConfigError.
+    `calibration` is the arm's, by joint name: needed where the bundle's units are -100..100. Raises
+    ConfigError.
     """
 
-    def __init__(self, manifest: Manifest, calibration: Mapping[str, JointRange] | None = None) -> None:
+    def __init__(
+        self, manifest: Manifest, calibration: Mapping[str, JointRange] | None = None
+    ) -> None:
         self._units = JointUnits(
             manifest.units,
             [joint.name for joint in manifest.joints],
@@ -103,17 +116,25 @@ class JointSpace:
         """
         given = np.asarray(positions, dtype=np.float64)
         if given.shape != (self._joints,) or not np.isfinite(given).all():
-            raise DeviceError(f"joint state {given.tolist()}: expected {self._joints} finite positions")
+            raise DeviceError(
+                f"joint state {given.tolist()}: expected {self._joints} finite positions"
+            )
         padded = np.zeros((1, self._state_width), dtype=np.float32)
-        padded[0, : self._joints] = self._state.normalise(self._units.from_core(given).astype(np.float32))
+        padded[0, : self._joints] = self._state.normalise(
+            self._units.from_core(given).astype(np.float32)
+        )
         return padded
 
     def actions(self, normalised: Array) -> Positions:
-        """Normalised actions `[n, max_action_dim]` to core units, float64 `[n, joints]`; not clamped, not rounded."""
+        """Normalised actions `[n, max_action_dim]` to core units, float64 `[n, joints]`; not
+        clamped, not rounded.
+        """
         return self._units.to_core(self._action.restore(normalised[:, : self._joints]))
 
     def normalised_actions(self, positions: ArrayLike) -> Array:
-        """Core units `[n, joints]` to normalised actions float32 `[n, joints]`: the inverse of `actions`."""
+        """Core units `[n, joints]` to normalised actions float32 `[n, joints]`: the inverse of
+        `actions`.
+        """
         return self._action.normalise(self._units.from_core(positions).astype(np.float32))
 
 

@@ -1,7 +1,9 @@
-"""A policy: the blocks of a bundle composed, from camera frames and joint positions to a chunk of joint positions.
+"""A policy: the blocks of a bundle composed, from camera frames and joint positions to a chunk of
+joint positions.
 
-Every step can be called on its own, so that a scheduler may reuse the tokens of a camera that did not change, refresh
-the state alone or take fewer flow steps. No threads and no clock here: each block has one caller at a time.
+Every step can be called on its own, so that a scheduler may reuse the tokens of a camera that did
+not change, refresh the state alone or take fewer flow steps. No threads and no clock here: each
+block has one caller at a time.
 """
 
 from __future__ import annotations
@@ -28,9 +30,10 @@ BLOCKS = ("vision", "prefill", "context", "expert")
 class Policy:
     """A loaded SmolVLA. Raises BundleError or ConfigError when the bundle cannot be run.
 
-    `intra_threads`, `affinity` and `spinning` hold for every block, or per block as a mapping from its name; `affinity`
-    lists the cores of the pool threads, one less than `intra_threads`, because the calling thread pins itself.
-    `calibration` is the arm's, by joint name; without it a bundle in -100..100 cannot be loaded.
+    `intra_threads`, `affinity` and `spinning` hold for every block, or per block as a mapping from
+    its name; `affinity` lists the cores of the pool threads, one less than `intra_threads`, because
+    the calling thread pins itself. `calibration` is the arm's, by joint name; without it a bundle
+    in -100..100 cannot be loaded.
     """
 
     def __init__(
@@ -47,9 +50,13 @@ class Policy:
         sessions = {}
         try:
             for name in BLOCKS:
-                count = intra_threads if isinstance(intra_threads, int) else intra_threads.get(name, 1)
+                count = (
+                    intra_threads if isinstance(intra_threads, int) else intra_threads.get(name, 1)
+                )
                 cores = affinity.get(name) if isinstance(affinity, Mapping) else affinity
-                threads = Threads(count=count, affinity=None if cores is None else tuple(cores), spinning=spinning)
+                threads = Threads(
+                    count=count, affinity=None if cores is None else tuple(cores), spinning=spinning
+                )
                 sessions[name] = load_block(bundle, name, threads)
         except BaseException:
             for session in sessions.values():
@@ -60,11 +67,15 @@ class Policy:
         self.expert = FlowExpert(bundle.manifest, sessions["expert"])
 
     def warm_up(self) -> None:
-        """Run every block once in every shape that control will use, so that the first chunk is no slower."""
+        """Run every block once in every shape that control will use, so that the first chunk is no
+        slower.
+        """
         manifest = self.bundle.manifest
         frame = np.zeros((manifest.image_side, manifest.image_side, 3), dtype=np.uint8)
         tokens = [self.encode_image(0, frame)] * len(manifest.cameras)
-        state = self.joint_space.state(self.joint_space.actions(np.zeros((1, manifest.max_action_dim), np.float32))[0])
+        state = self.joint_space.state(
+            self.joint_space.actions(np.zeros((1, manifest.max_action_dim), np.float32))[0]
+        )
         for index in range(len(manifest.tasks)):
             prefix = self.language.prefill(tokens, index, state)
         prefix = self.language.refresh_state(prefix, state)
@@ -75,24 +86,32 @@ class Policy:
         return self.language.embeddings.token_ids(text)
 
     def encode_image(self, camera_index: int, image: Pixels) -> Tokens:
-        """A uint8 RGB frame `[height, width, 3]` of one camera to its tokens, float32 `[image_tokens, hidden]`.
+        """A uint8 RGB frame `[height, width, 3]` of one camera to its tokens, float32
+        `[image_tokens, hidden]`.
 
-        Raises DeviceError for another kind of image, BundleError for a camera that the policy does not have.
+        Raises DeviceError for another kind of image, BundleError for a camera that the policy does
+        not have.
         """
         if not 0 <= camera_index < len(self.bundle.manifest.cameras):
-            raise BundleError(f"camera {camera_index}: the policy has {len(self.bundle.manifest.cameras)}")
+            raise BundleError(
+                f"camera {camera_index}: the policy has {len(self.bundle.manifest.cameras)}"
+            )
         return self.vision.encode(image)
 
-    def prefill(self, tokens_by_camera: Sequence[Tokens], task: int | Sequence[int], state: ArrayLike) -> Prefix:
+    def prefill(
+        self, tokens_by_camera: Sequence[Tokens], task: int | Sequence[int], state: ArrayLike
+    ) -> Prefix:
         """The prefix of one observation.
 
-        `task` is an index into the bundle's tasks or token ids, `state` the joint positions in core units `[joints]`.
-        Raises Refused, DeviceError or BundleError.
+        `task` is an index into the bundle's tasks or token ids, `state` the joint positions in core
+        units `[joints]`. Raises Refused, DeviceError or BundleError.
         """
         return self.language.prefill(tokens_by_camera, task, self.joint_space.state(state))
 
     def refresh_state(self, prefix: Prefix, state: ArrayLike) -> Prefix:
-        """The same images and task at other joint positions (core units `[joints]`), for the price of one token."""
+        """The same images and task at other joint positions (core units `[joints]`), for the price
+        of one token.
+        """
         return self.language.refresh_state(prefix, self.joint_space.state(state))
 
     def sample_normalised(
@@ -104,12 +123,15 @@ class Policy:
         steps: int | None = None,
         guidance: Guidance | None = None,
     ) -> NDArray[np.float32]:
-        """A chunk in the policy's own normalised space, float32 `[chunk, max_action_dim]` (what guidance works on).
+        """A chunk in the policy's own normalised space, float32 `[chunk, max_action_dim]` (what
+        guidance works on).
 
         Without `noise` it is drawn from `generator` (a fresh one by default).
         """
         if noise is None:
-            noise = self.expert.noise(generator if generator is not None else np.random.default_rng())
+            noise = self.expert.noise(
+                generator if generator is not None else np.random.default_rng()
+            )
         return self.expert.sample(prefix, noise, steps=steps, guidance=guidance)
 
     def sample(
@@ -121,8 +143,12 @@ class Policy:
         steps: int | None = None,
         guidance: Guidance | None = None,
     ) -> Chunk:
-        """A chunk of joint positions in core units (rad, gripper 0..1), float64 `[chunk, joints]`, not yet gated."""
-        normalised = self.sample_normalised(prefix, noise, generator=generator, steps=steps, guidance=guidance)
+        """A chunk of joint positions in core units (rad, gripper 0..1), float64 `[chunk, joints]`,
+        not yet gated.
+        """
+        normalised = self.sample_normalised(
+            prefix, noise, generator=generator, steps=steps, guidance=guidance
+        )
         return self.joint_space.actions(normalised)
 
     def close(self) -> None:

@@ -1,9 +1,11 @@
-"""Converts joint positions between LeRobot's units and those of the core, at the bundle boundary only.
+"""Converts joint positions between LeRobot's units and those of the core, at the bundle boundary
+only.
 
-Core: radians about the middle of the calibrated range for body joints, 0..1 of the range for the gripper; one servo
-turn is 4096 ticks. LeRobot: `degrees` (ticks - mid) * 360 / 4095, or `m100` (-100..100 of the calibrated range, sign
-flipped by drive_mode), and 0..100 for the gripper (turned around by drive_mode). Nothing is rounded or clamped here.
-Source: `_normalize` and `_unnormalize` in lerobot/motors/motors_bus.py.
+Core: radians about the middle of the calibrated range for body joints, 0..1 of the range for the
+gripper; one servo turn is 4096 ticks. LeRobot: `degrees` (ticks - mid) * 360 / 4095, or `m100`
+(-100..100 of the calibrated range, sign flipped by drive_mode), and 0..100 for the gripper (turned
+around by drive_mode). Nothing is rounded or clamped here. Source: `_normalize` and `_unnormalize`
+in lerobot/motors/motors_bus.py.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ RAD_PER_DEGREE_UNIT = 4095.0 / 360.0 * 2.0 * math.pi / 4096.0
 """Core radians per LeRobot degree: LeRobot divides a turn by 4095, the servo by 4096."""
 
 
-class JointRange(msgspec.Struct, frozen=True, kw_only=True):
+class JointRange(msgspec.Struct, frozen=True):
     """Calibration of one joint in LeRobot's terms: servo ticks and direction."""
 
     range_min: int
@@ -36,8 +38,8 @@ class JointRange(msgspec.Struct, frozen=True, kw_only=True):
 class JointUnits:
     """A per-joint affine map between LeRobot's units and core units.
 
-    `calibration` maps joint names to ranges; `m100` cannot do without it, `degrees` uses it for the gripper's direction
-    only. Raises ConfigError for a joint that has no usable calibration.
+    `calibration` maps joint names to ranges; `m100` cannot do without it, `degrees` uses it for the
+    gripper's direction only. Raises ConfigError for a joint that has no usable calibration.
     """
 
     def __init__(
@@ -52,7 +54,9 @@ class JointUnits:
         for index, (name, gripper) in enumerate(zip(joints, grippers, strict=True)):
             entry = None if calibration is None else calibration.get(name)
             if entry is not None and entry.range_max <= entry.range_min:
-                raise ConfigError(f"calibration of {name}: range_max {entry.range_max} <= range_min {entry.range_min}")
+                raise ConfigError(
+                    f"calibration of {name}: range_max {entry.range_max} <= range_min {entry.range_min}"
+                )
             flipped = entry is not None and entry.drive_mode != 0
             if gripper:
                 self._scale[index] = -0.01 if flipped else 0.01

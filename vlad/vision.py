@@ -6,14 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlad.backend import Session
-from vlad.bundle import Manifest
+from vlad.manifest import Manifest
 from vlad.observation import ImagePreprocessor, Pixels
 
 Tokens = NDArray[np.float32]
 
 
 class Vision:
-    """Preprocessing and the vision encoder. Pure computation: one caller at a time, no threads of its own."""
+    """Preprocessing and the vision encoder. Pure computation: one caller at a time, no threads of
+    its own.
+    """
 
     def __init__(self, manifest: Manifest, session: Session) -> None:
         self._preprocess = ImagePreprocessor(manifest.image_side)

@@ -1,8 +1,10 @@
-"""Lets LeRobot itself write a SmolVLA checkpoint, its dataset's metadata, and the chunks it computes from them.
+"""Lets LeRobot itself write a SmolVLA checkpoint, its dataset's metadata, and the chunks it
+computes from them.
 
     python make_checkpoint.py OUT --size small --cameras 2
 
-Runs in an environment with LeRobot as its users install it (`pip install 'lerobot[smolvla]==0.4.4'`), offline. Writes
+Runs in an environment with LeRobot as its users install it (`pip install
+'lerobot[smolvla]==0.4.4'`), offline. Writes
 
     OUT/checkpoint/   what save_pretrained of policy, pre- and post-processor write
     OUT/dataset/meta  what LeRobotDatasetMetadata writes
@@ -36,7 +38,6 @@ from transformers.models.smolvlm import modeling_smolvlm
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
 TASKS = ("wave", "put the tea bag in the mug, slowly")
 FPS = 30
-FRAMES = ((480, 640), (240, 320), (100, 60))
 
 
 def ordered_positions(self, pixel_values, patch_attention_mask):
@@ -53,12 +54,20 @@ def statistics(generator: np.random.Generator) -> dict[str, dict[str, np.ndarray
         std = np.append(generator.uniform(8, 25, 5), 20.0).astype(np.float32)
         low, high = mean - 2.1 * std, mean + 2.2 * std
         low[5], high[5] = 0.4, 99.0
-        stats[feature] = {"mean": mean, "std": std, "min": low, "max": high, "count": np.array([900])}
+        stats[feature] = {
+            "mean": mean,
+            "std": std,
+            "min": low,
+            "max": high,
+            "count": np.array([900]),
+        }
     return stats
 
 
 def sharpen(policy: SmolVLAPolicy, generator: torch.Generator) -> None:
-    """Give every tensor unit gain, so that attention is far from uniform and a wrong mask or position shows."""
+    """Give every tensor unit gain, so that attention is far from uniform and a wrong mask or
+    position shows.
+    """
     for name, parameter in policy.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         if parameter.ndim >= 2:
@@ -69,16 +78,23 @@ def sharpen(policy: SmolVLAPolicy, generator: torch.Generator) -> None:
         parameter.data.copy_(values)
 
 
-def observation(cameras: int, case: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+def observation(
+    cameras: int, case: int, frames: list[tuple[int, int]], generator: np.random.Generator
+) -> dict[str, np.ndarray]:
     """Smooth frames with some noise, and joint positions in degrees."""
     made = {}
     for camera in range(cameras):
-        height, width = FRAMES[(camera + case) % len(FRAMES)]
+        height, width = frames[(camera + case) % len(frames)]
         y, x = np.mgrid[0:height, 0:width]
-        waves = [np.sin(generator.uniform(0, 0.1) * x + generator.uniform(0, 0.1) * y + k + case) for k in range(3)]
+        waves = [
+            np.sin(generator.uniform(0, 0.1) * x + generator.uniform(0, 0.1) * y + k + case)
+            for k in range(3)
+        ]
         frame = 127 + 90 * np.stack(waves, -1) + generator.normal(0, 12, (height, width, 3))
         made[f"image{camera}"] = frame.clip(0, 255).astype(np.uint8)
-    made["state"] = np.append(generator.uniform(-60, 60, 5), generator.uniform(5, 95)).astype(np.float32)
+    made["state"] = np.append(generator.uniform(-60, 60, 5), generator.uniform(5, 95)).astype(
+        np.float32
+    )
     return made
 
 
@@ -88,7 +104,13 @@ def main() -> None:
     parser.add_argument("--size", choices=("full", "small", "tiny"), default="small")
     parser.add_argument("--cameras", type=int, default=1)
     parser.add_argument("--cases", type=int, default=2)
-    parser.add_argument("--mixed", action="store_true", help="save in LeRobot's own mixed dtypes, not float32")
+    parser.add_argument(
+        "--mixed", action="store_true", help="save in LeRobot's own mixed dtypes, not float32"
+    )
+    parser.add_argument(
+        "--subsets", action="store_true", help="case i sees only the first i + 1 cameras"
+    )
+    parser.add_argument("--frames", default="480x640,240x320,100x60", help="frame sizes, in turn")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -121,7 +143,9 @@ def main() -> None:
 
     generator = np.random.default_rng(args.seed)
     stats = statistics(generator)
-    tensors = {k: {n: torch.from_numpy(np.asarray(v)) for n, v in s.items()} for k, s in stats.items()}
+    tensors = {
+        k: {n: torch.from_numpy(np.asarray(v)) for n, v in s.items()} for k, s in stats.items()
+    }
     pre, post = make_pre_post_processors(config, dataset_stats=tensors)
     target = args.out / "checkpoint"
     for part in (policy, pre, post):
@@ -140,19 +164,35 @@ def main() -> None:
     write_stats(stats, args.out / "dataset")
 
     saved: dict[str, np.ndarray] = {}
+    frames = [tuple(int(n) for n in size.split("x")) for size in args.frames.split(",")]
     for case in range(args.cases):
-        saved |= {f"{key}_{case}": value for key, value in observation(args.cameras, case, generator).items()}
+        cameras = min(case + 1, args.cameras) if args.subsets else args.cameras
+        saved |= {
+            f"{key}_{case}": value
+            for key, value in observation(cameras, case, frames, generator).items()
+        }
         saved[f"task_{case}"] = np.array(TASKS[case % len(TASKS)])
-        saved[f"noise_{case}"] = generator.standard_normal((config.chunk_size, config.max_action_dim), dtype=np.float32)
+        saved[f"noise_{case}"] = generator.standard_normal(
+            (config.chunk_size, config.max_action_dim), dtype=np.float32
+        )
 
     def run(kind: str) -> None:
         for case in range(args.cases):
-            batch = {"observation.state": torch.from_numpy(saved[f"state_{case}"]), "task": str(saved[f"task_{case}"])}
+            batch = {
+                "observation.state": torch.from_numpy(saved[f"state_{case}"]),
+                "task": str(saved[f"task_{case}"]),
+            }
             for camera, name in enumerate(names):
-                batch[name] = torch.from_numpy(saved[f"image{camera}_{case}"]).permute(2, 0, 1).float() / 255
+                if f"image{camera}_{case}" not in saved:
+                    continue
+                batch[name] = (
+                    torch.from_numpy(saved[f"image{camera}_{case}"]).permute(2, 0, 1).float() / 255
+                )
             policy.reset()
             started = time.perf_counter()
-            actions = policy.predict_action_chunk(pre(batch), noise=torch.from_numpy(saved[f"noise_{case}"])[None])
+            actions = policy.predict_action_chunk(
+                pre(batch), noise=torch.from_numpy(saved[f"noise_{case}"])[None]
+            )
             print(f"case {case} {kind}: {time.perf_counter() - started:.2f} s", flush=True)
             saved[f"normalised_{kind}_{case}"] = actions[0].float().numpy()
             saved[f"{kind}_{case}"] = post(actions).float().numpy()[0]
@@ -163,9 +203,10 @@ def main() -> None:
         run("mixed")
         policy = policy.float()
     run("chunk")
-    modeling_smolvlm.SmolVLMVisionEmbeddings.forward = defective
-    run("defect")
-    np.savez(args.out / "reference.npz", **saved)
+    if args.size != "full":
+        modeling_smolvlm.SmolVLMVisionEmbeddings.forward = defective
+        run("defect")
+    np.savez_compressed(args.out / "reference.npz", **saved)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Writes a SmolVLM2 directory without weights: configuration, processor and a synthetic byte-level tokenizer.
+"""Writes a SmolVLM2 directory without weights: configuration, processor and a synthetic byte-level
+tokenizer.
 
-The full size has the published configuration of SmolVLM2-500M-Video-Instruct and its vocabulary layout; the other sizes
-have the same topology. Runs in the environment where LeRobot is installed.
+The full size has the published configuration of SmolVLM2-500M-Video-Instruct and its vocabulary
+layout; the other sizes have the same topology. Runs in the environment where LeRobot is installed.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ SPECIAL = ["<fake_token_around_image>", "<image>", "<end_of_utterance>"]
 
 
 def write_vlm(directory: Path, size: str) -> None:
-    """Write the directory for `size`: "full", "small" (11.4 of the recipe) or "tiny" (a small vocabulary as well)."""
+    """Write the directory for `size`: "full", "small" (11.4 of the recipe) or "tiny" (a small
+    vocabulary as well).
+    """
     directory.mkdir(parents=True, exist_ok=True)
     text, vision, scale = copy.deepcopy(TEXT), copy.deepcopy(VISION), 4
     words = 49152
@@ -109,7 +112,15 @@ def write_vlm(directory: Path, size: str) -> None:
     files: dict[str, Any] = {
         "config.json": config,
         "preprocessor_config.json": dict.fromkeys(
-            ("do_convert_rgb", "do_image_splitting", "do_normalize", "do_pad", "do_rescale", "do_resize"), True
+            (
+                "do_convert_rgb",
+                "do_image_splitting",
+                "do_normalize",
+                "do_pad",
+                "do_rescale",
+                "do_resize",
+            ),
+            True,
         )
         | {
             "image_mean": [0.5] * 3,
@@ -151,13 +162,26 @@ def write_vlm(directory: Path, size: str) -> None:
 
 
 def _tokenizer(words: int) -> Tokenizer:
-    """Byte-level BPE without merges: `words` ordinary ids, then special tokens in the published order."""
-    entries = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    """Byte-level BPE without merges: `words` ordinary ids, then special tokens in the published
+    order.
+    """
+    entries = [
+        "<|endoftext|>",
+        "<|im_start|>",
+        "<|im_end|>",
+        *sorted(pre_tokenizers.ByteLevel.alphabet()),
+    ]
     entries += [f"<u{i}>" for i in range(len(entries), words)]
     tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(entries)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    added = ["<global-img>", *(f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7)), *SPECIAL[:2]]
+    added = [
+        "<global-img>",
+        *(f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7)),
+        *SPECIAL[:2],
+    ]
     added += [f"<|reserved_special_token_{i}|>" for i in range(88)] if words > 40000 else []
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in [*added, SPECIAL[2]]])
+    tokenizer.add_special_tokens(
+        [AddedToken(t, special=True, normalized=False) for t in [*added, SPECIAL[2]]]
+    )
     return tokenizer

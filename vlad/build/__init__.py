@@ -1,1 +1,3 @@
-"""`vlad build`: from a LeRobot SmolVLA checkpoint to a policy bundle, without torch and without tracing."""
+"""`vlad build`: from a LeRobot SmolVLA checkpoint to a policy bundle, without torch and without
+tracing.
+"""

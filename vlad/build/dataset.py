@@ -1,6 +1,7 @@
 """What a checkpoint does not say and its dataset does: rate, joint names, tasks, cameras, ranges.
 
-Reads the metadata of a LeRobot dataset v3.0 directory (`meta/info.json`, `meta/stats.json`, `meta/tasks.parquet`).
+Reads the metadata of a LeRobot dataset v3.0 directory (`meta/info.json`, `meta/stats.json`,
+`meta/tasks.parquet`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlad.build.checkpoint import read_json
+from vlad.build.safetensors import read_json
 from vlad.errors import BundleError
 
 Array = NDArray[np.float64]
@@ -30,7 +31,9 @@ class FeatureRange:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Dataset:
-    """The metadata that a bundle needs. `rate_hz` is the dataset's `fps`; joints are without their `.pos` suffix."""
+    """The metadata that a bundle needs. `rate_hz` is the dataset's `fps`; joints are without their
+    `.pos` suffix.
+    """
 
     path: Path
     rate_hz: float
@@ -47,7 +50,9 @@ def read_dataset(path: Path) -> Dataset:
     info = read_json(file)
     version = str(info.get("codebase_version", "unknown"))
     if not version.startswith("v3."):
-        raise BundleError(f"{file}: dataset format {version} is not supported; convert it to v3.0 with LeRobot")
+        raise BundleError(
+            f"{file}: dataset format {version} is not supported; convert it to v3.0 with LeRobot"
+        )
     fps = info.get("fps")
     if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps <= 1000:
         raise BundleError(f"{file}: fps = {fps!r}; the rate of the recording is needed")
@@ -57,8 +62,14 @@ def read_dataset(path: Path) -> Dataset:
     state = joint_names(file, features, "observation.state")
     action = joint_names(file, features, "action")
     if state != action:
-        raise BundleError(f"{file}: joints of observation.state {list(state)} and of action {list(action)} differ")
-    cameras = tuple(k for k, f in features.items() if isinstance(f, dict) and f.get("dtype") in ("image", "video"))
+        raise BundleError(
+            f"{file}: joints of observation.state {list(state)} and of action {list(action)} differ"
+        )
+    cameras = tuple(
+        k
+        for k, f in features.items()
+        if isinstance(f, dict) and f.get("dtype") in ("image", "video")
+    )
     stats_file = path / "meta" / "stats.json"
     stats = read_json(stats_file) if stats_file.exists() else {}
     return Dataset(
@@ -79,7 +90,9 @@ def joint_names(file: Path, features: dict[str, Any], feature: str) -> tuple[str
     if isinstance(names, dict) and len(names) == 1:
         names = next(iter(names.values()))
     if not isinstance(names, list) or not names or not all(isinstance(n, str) and n for n in names):
-        raise BundleError(f"{file}: feature {feature} has no joint names, so the joint order is unknown")
+        raise BundleError(
+            f"{file}: feature {feature} has no joint names, so the joint order is unknown"
+        )
     joints = tuple(n.removesuffix(".pos") for n in names)
     if len(set(joints)) != len(joints):
         raise BundleError(f"{file}: feature {feature} repeats joint names: {list(joints)}")
@@ -99,7 +112,9 @@ def _tasks(file: Path) -> tuple[str, ...]:
     column = next((c for c in ("task", "__index_level_0__") if c in table.column_names), None)
     if column is None or "task_index" not in table.column_names:
         raise BundleError(f"{file}: no task and task_index columns (found {table.column_names})")
-    pairs = zip(table.column("task_index").to_pylist(), table.column(column).to_pylist(), strict=True)
+    pairs = zip(
+        table.column("task_index").to_pylist(), table.column(column).to_pylist(), strict=True
+    )
     rows = [(index, text) for index, text in pairs]
     if not rows or not all(isinstance(i, int) and isinstance(t, str) for i, t in rows):
         raise BundleError(f"{file}: no tasks, or tasks that are not text")

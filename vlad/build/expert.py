@@ -6,17 +6,18 @@
     context_value   float32 [layers, kv_heads, s, head_dim]
  -> velocity        float32 [chunk, max_action_dim]
 
-In self-attention layers the actions see the whole prefix and, causally, each other, at positions s, s + 1, ...; in
-cross-attention layers they see the prefix alone and their positions start from 0 again, as in LeRobot
-(`forward_cross_attn_layer`, smolvlm_with_expert.py).
+In self-attention layers the actions see the whole prefix and, causally, each other, at positions s,
+s + 1, ...; in cross-attention layers they see the prefix alone and their positions start from 0
+again, as in LeRobot (`forward_cross_attn_layer`, smolvlm_with_expert.py).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from vlad.build.checkpoint import Architecture, SafeTensors
+from vlad.build.architecture import Architecture
 from vlad.build.graph import Graph, merge_heads, rope, rope_tables, split_heads
+from vlad.build.safetensors import SafeTensors
 
 _LAYERS = "model.vlm_with_expert.lm_expert.layers."
 _HIDDEN = -1.0e30
@@ -26,15 +27,21 @@ def build_expert(arch: Architecture, weights: SafeTensors) -> Graph:
     """The graph of the block. Raises BundleError for weights that do not fit the architecture."""
     graph = Graph("expert")
     chunk, d = arch.chunk_size, arch.expert_hidden
-    shape = [arch.layers, arch.kv_heads, "s", arch.head_dim]
+    shape: list[int | str] = [arch.layers, arch.kv_heads, "s", arch.head_dim]
     x = graph.input("x", [chunk, arch.max_action_dim])
     time = graph.input("time_embedding", [1, d])
-    context_key, context_value = graph.input("context_key", shape), graph.input("context_value", shape)
+    context_key, context_value = (
+        graph.input("context_key", shape),
+        graph.input("context_value", shape),
+    )
 
     tables = rope_tables(arch.head_dim, arch.max_prefix + chunk)
     start = graph.dimension(context_key, 2)
     end = graph.op("Add", start, graph.integers([chunk]))
-    whole = [graph.weight(name, table) for name, table in zip(("rope_cos", "rope_sin"), tables, strict=True)]
+    whole = [
+        graph.weight(name, table)
+        for name, table in zip(("rope_cos", "rope_sin"), tables, strict=True)
+    ]
     shifted = [graph.slice(table, start, end, 0) for table in whole]
     based = [graph.slice(table, graph.integers([0]), graph.integers([chunk]), 0) for table in whole]
     causal = np.triu(np.full((chunk, chunk), _HIDDEN, np.float32), k=1)
@@ -49,7 +56,16 @@ def build_expert(arch: Architecture, weights: SafeTensors) -> Graph:
             cross = index in arch.cross_layers
             tables_here = based if cross else shifted
             attended = _attention(
-                graph, hidden, arch, weights, index, tables_here[0], tables_here[1], key, value, None if cross else mask
+                graph,
+                hidden,
+                arch,
+                weights,
+                index,
+                tables_here[0],
+                tables_here[1],
+                key,
+                value,
+                None if cross else mask,
             )
             hidden = _mlp(graph, attended, arch, weights, index)
     norm = weights.read("model.vlm_with_expert.lm_expert.norm.weight", (d,))
@@ -65,7 +81,12 @@ def build_expert(arch: Architecture, weights: SafeTensors) -> Graph:
 
 def expert_flops(arch: Architecture, s: int) -> int:
     """Multiply-adds times two of one flow step on a prefix of `s` tokens."""
-    n, d, width, kv = arch.chunk_size, arch.expert_hidden, arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
+    n, d, width, kv = (
+        arch.chunk_size,
+        arch.expert_hidden,
+        arch.heads * arch.head_dim,
+        arch.kv_heads * arch.head_dim,
+    )
     own = arch.layers - len(arch.cross_layers)
     linears = arch.layers * 2 * n * d * (2 * width + 3 * arch.expert_mlp) + own * 4 * n * d * kv
     attention = 4 * n * width * (arch.layers * s + own * n)
@@ -73,7 +94,9 @@ def expert_flops(arch: Architecture, s: int) -> int:
 
 
 def _embed(graph: Graph, x: str, time: str, arch: Architecture, weights: SafeTensors) -> str:
-    """Actions and time to expert tokens; the time half of the first layer is the same for all actions."""
+    """Actions and time to expert tokens; the time half of the first layer is the same for all
+    actions.
+    """
     d = arch.expert_hidden
     actions = graph.linear(
         x,
@@ -84,7 +107,9 @@ def _embed(graph: Graph, x: str, time: str, arch: Architecture, weights: SafeTen
     mixing = weights.read("model.action_time_mlp_in.weight", (d, 2 * d))
     bias = weights.read("model.action_time_mlp_in.bias", (d,))
     of_time = graph.linear(time, "action_time_mlp_in.time", mixing[:, d:], bias)
-    mixed = graph.op("Add", graph.linear(actions, "action_time_mlp_in.action", mixing[:, :d]), of_time)
+    mixed = graph.op(
+        "Add", graph.linear(actions, "action_time_mlp_in.action", mixing[:, :d]), of_time
+    )
     return graph.linear(
         graph.silu(mixed),
         "action_time_mlp_out",
@@ -115,11 +140,23 @@ def _attention(
 
     weight = weights.read(f"{_LAYERS}{index}.input_layernorm.weight", (d,))
     normed = graph.rms_norm(x, "input_layernorm", weight, arch.rms_eps)
-    query = rope(graph, split_heads(graph, linear(normed, "q_proj", width, d, head_dim**-0.5), heads, head_dim), cos, sin, half)
+    query = rope(
+        graph,
+        split_heads(graph, linear(normed, "q_proj", width, d, head_dim**-0.5), heads, head_dim),
+        cos,
+        sin,
+        half,
+    )
     grouped = graph.op("Reshape", query, graph.integers([kv_heads, -1, head_dim]))
     scores = graph.op("MatMul", grouped, graph.op("Transpose", key, perm=[0, 2, 1]))
     if mask is not None:
-        own = rope(graph, split_heads(graph, linear(normed, "k_proj", kv_width, d), kv_heads, head_dim), cos, sin, half)
+        own = rope(
+            graph,
+            split_heads(graph, linear(normed, "k_proj", kv_width, d), kv_heads, head_dim),
+            cos,
+            sin,
+            half,
+        )
         own_scores = graph.op("MatMul", grouped, graph.op("Transpose", own, perm=[0, 2, 1]))
         scores = graph.op("Concat", scores, graph.op("Add", own_scores, mask), axis=-1)
         own_value = split_heads(graph, linear(normed, "v_proj", kv_width, d), kv_heads, head_dim)
@@ -135,8 +172,14 @@ def _mlp(graph: Graph, x: str, arch: Architecture, weights: SafeTensors, index: 
     key = f"{_LAYERS}{index}."
     weight = weights.read(f"{key}post_attention_layernorm.weight", (d,))
     normed = graph.rms_norm(x, "post_attention_layernorm", weight, arch.rms_eps)
-    gate = graph.silu(graph.linear(normed, "gate_proj", weights.read(f"{key}mlp.gate_proj.weight", (m, d))))
+    gate = graph.silu(
+        graph.linear(normed, "gate_proj", weights.read(f"{key}mlp.gate_proj.weight", (m, d)))
+    )
     up = graph.linear(normed, "up_proj", weights.read(f"{key}mlp.up_proj.weight", (m, d)))
     inner = graph.op("Mul", gate, up)
-    y: str = graph.op("Add", x, graph.linear(inner, "down_proj", weights.read(f"{key}mlp.down_proj.weight", (d, m))))
+    y: str = graph.op(
+        "Add",
+        x,
+        graph.linear(inner, "down_proj", weights.read(f"{key}mlp.down_proj.weight", (d, m))),
+    )
     return y

@@ -1,7 +1,8 @@
-"""A small aid to write an ONNX graph node by node, so that every operator of a block is chosen and legible.
+"""A small aid to write an ONNX graph node by node, so that every operator of a block is chosen and
+legible.
 
-Only operators of the default ONNX domain (opset 20) are emitted, as plain as converters and old runtimes like them.
-Matrices are row-major activations times `[in, out]` weights.
+Only operators of the default ONNX domain (opset 20) are emitted, as plain as converters and old
+runtimes like them. Matrices are row-major activations times `[in, out]` weights.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from vlad.bundle import Value
 from vlad.errors import BundleError
+from vlad.manifest import Value
 
 OPSET = 20
 IR_VERSION = 9
@@ -146,7 +147,9 @@ class Graph:
         return [_value(info) for info in self._outputs]
 
     def save(self, path: Path) -> None:
-        """Write the checked model to `path`. Raises BundleError for a block that one ONNX file cannot hold."""
+        """Write the checked model to `path`. Raises BundleError for a block that one ONNX file
+        cannot hold.
+        """
         if self._weight_bytes > _PROTOBUF_LIMIT:
             raise BundleError(
                 f"block {self.name}: {self._weight_bytes} bytes of float32 weights exceed the 2 GB of one ONNX file"
@@ -170,7 +173,8 @@ def _value(info: onnx.ValueInfoProto) -> Value:
 
 
 def rope_tables(head_dim: int, positions: int, wavelength: float = 10_000.0) -> tuple[Array, Array]:
-    """Cosine and sine `[positions, head_dim / 2]` of LeRobot's rotary embedding (base 10 000, float32 angles).
+    """Cosine and sine `[positions, head_dim / 2]` of LeRobot's rotary embedding (base 10 000,
+    float32 angles).
 
     Source: `apply_rope` in lerobot/policies/smolvla/smolvlm_with_expert.py.
     """
@@ -199,5 +203,7 @@ def split_heads(graph: Graph, x: str, heads: int, head_dim: int) -> str:
 
 def merge_heads(graph: Graph, x: str, width: int) -> str:
     """`[heads, n, head_dim]` to `[n, heads * head_dim]`."""
-    y: str = graph.op("Reshape", graph.op("Transpose", x, perm=[1, 0, 2]), graph.integers([-1, width]))
+    y: str = graph.op(
+        "Reshape", graph.op("Transpose", x, perm=[1, 0, 2]), graph.integers([-1, width])
+    )
     return y

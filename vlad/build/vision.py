@@ -2,7 +2,8 @@
 
     image  float32 [1, 3, side, side] in [-1, 1]   ->   tokens float32 [image_tokens, hidden]
 
-The tokens carry the factor sqrt(hidden) that LeRobot applies to them (`embed_prefix`, modeling_smolvla.py).
+The tokens carry the factor sqrt(hidden) that LeRobot applies to them (`embed_prefix`,
+modeling_smolvla.py).
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from vlad.build.checkpoint import Architecture, SafeTensors
+from vlad.build.architecture import Architecture
 from vlad.build.graph import Graph, merge_heads
+from vlad.build.safetensors import SafeTensors
 from vlad.errors import BundleError
 
 _MODEL = "model.vlm_with_expert.vlm.model."
@@ -23,16 +25,21 @@ _VISION = f"{_MODEL}vision_model."
 def position_ids(patches: int, side: int, formula: str) -> NDArray[np.int64]:
     """Index into the learned position table of each of `patches` x `patches` patches, row by row.
 
-    `formula`: "ordered" is what SigLIP means and what the policy computes in bfloat16 or with transformers 5;
-    "transformers-4.57-float32" repeats the defect of transformers 4.55.1 to 4.57 in float32, for a policy that was
-    trained with it (transformers issue 41190). Raises BundleError when `side` is not a multiple of `patches`.
+    `formula`: "ordered" is what SigLIP means and what the policy computes in bfloat16 or with
+    transformers 5; "transformers-4.57-float32" repeats the defect of transformers 4.55.1 to 4.57 in
+    float32, for a policy that was trained with it (transformers issue 41190). Raises BundleError
+    when `side` is not a multiple of `patches`.
     """
     if formula == "ordered":
         if side % patches:
-            raise BundleError(f"vision: {patches} patches per side on a position table of {side} is not supported")
+            raise BundleError(
+                f"vision: {patches} patches per side on a position table of {side} is not supported"
+            )
         axis = np.arange(patches) * (side // patches)
     elif formula == "transformers-4.57-float32":
-        fractions = np.arange(patches, dtype=np.float32) / np.float32(patches) * np.float32(1 - 1e-6)
+        fractions = (
+            np.arange(patches, dtype=np.float32) / np.float32(patches) * np.float32(1 - 1e-6)
+        )
         boundaries = np.arange(1 / side, 1.0, 1 / side).astype(np.float32)
         axis = np.searchsorted(boundaries, fractions, side="right")
     else:
@@ -53,7 +60,9 @@ def build_vision(arch: Architecture, weights: SafeTensors, formula: str) -> Grap
         "Conv",
         image,
         graph.weight("patch.weight", kernel),
-        graph.weight("patch.bias", weights.read(f"{_VISION}embeddings.patch_embedding.bias", (hidden,))),
+        graph.weight(
+            "patch.bias", weights.read(f"{_VISION}embeddings.patch_embedding.bias", (hidden,))
+        ),
         strides=[arch.patch, arch.patch],
     )
     flat = graph.op("Reshape", embedded, graph.integers([hidden, patches * patches]))
@@ -77,7 +86,9 @@ def vision_flops(arch: Architecture) -> int:
     return arch.vision_layers * layer + 2 * n * d * 3 * arch.patch**2 + connector
 
 
-def _layer_norm(graph: Graph, x: str, name: str, weights: SafeTensors, key: str, arch: Architecture) -> str:
+def _layer_norm(
+    graph: Graph, x: str, name: str, weights: SafeTensors, key: str, arch: Architecture
+) -> str:
     size = (arch.vision_hidden,)
     scale = graph.weight(f"{name}.weight", weights.read(f"{key}.weight", size))
     bias = graph.weight(f"{name}.bias", weights.read(f"{key}.bias", size))
@@ -118,5 +129,7 @@ def _project(graph: Graph, x: str, arch: Architecture, weights: SafeTensors) -> 
     grid = graph.op("Reshape", x, graph.integers([side // s, s, side // s, s, d]))
     blocks = graph.op("Transpose", grid, perm=[0, 2, 1, 3, 4])
     shuffled = graph.op("Reshape", blocks, graph.integers([arch.image_tokens, s * s * d]))
-    weight = weights.read(f"{_MODEL}connector.modality_projection.proj.weight", (arch.hidden, s * s * d))
+    weight = weights.read(
+        f"{_MODEL}connector.modality_projection.proj.weight", (arch.hidden, s * s * d)
+    )
     return graph.linear(shuffled, "projection", weight * np.float32(math.sqrt(arch.hidden)))

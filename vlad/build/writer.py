@@ -1,4 +1,6 @@
-"""Composes a bundle from a checkpoint and what the user and the dataset add, and puts it in place atomically."""
+"""Composes a bundle from a checkpoint and what the user and the dataset add, and puts it in place
+atomically.
+"""
 
 from __future__ import annotations
 
@@ -14,26 +16,27 @@ from typing import Any
 import msgspec
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 import vlad
 from vlad import bundle as bundles
-from vlad.build.checkpoint import Architecture, Checkpoint, Normalisation, SafeTensors, sha256
+from vlad import manifest as manifests
+from vlad.build.architecture import Architecture
+from vlad.build.checkpoint import Checkpoint, Normalisation
+from vlad.build.checks import EMBEDDING, Facts, check_joints, policy_cameras, tokenised_tasks
 from vlad.build.context import build_context, context_flops
-from vlad.build.dataset import Dataset, FeatureRange
+from vlad.build.dataset import Dataset
 from vlad.build.expert import build_expert, expert_flops
 from vlad.build.graph import Graph
 from vlad.build.prefill import build_prefill, prefill_flops
-from vlad.build.units import Observed, check_units, is_gripper
+from vlad.build.safetensors import SafeTensors, sha256
+from vlad.build.units import is_gripper
 from vlad.build.vision import build_vision, vision_flops
-from vlad.bundle import Block, Bundle, Camera, File, Flow, Golden, Joint, Manifest, Prefix, Statistics, Task, TokenTable
-from vlad.errors import BundleError, Refused
+from vlad.bundle import Bundle
+from vlad.errors import BundleError
 from vlad.golden import golden_inputs, open_for_check, run_golden
-from vlad.llm import tokenise
-from vlad.units import Units
+from vlad.manifest import Block, Camera, File, Golden, Manifest, Statistics, Task, TokenTable
 
 GOLDEN_TOLERANCE = 1e-3
-_EMBEDDING = "model.vlm_with_expert.vlm.model.text_model.embed_tokens.weight"
 _UNUSED = (
     "model.vlm_with_expert.vlm.lm_head.weight",
     "model.vlm_with_expert.vlm.model.text_model.norm.weight",
@@ -42,22 +45,14 @@ _UNUSED = (
 Report = Callable[[str], None]
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Facts:
-    """What the checkpoint does not say: rate in Hz, joint names in order, tasks, units and choices."""
-
-    rate_hz: float
-    joints: tuple[str, ...]
-    tasks: tuple[str, ...]
-    units: Units
-    skip_cameras: tuple[str, ...] = ()
-    position_ids: str = "ordered"
-    free_text: bool = False
-    other_dataset: bool = False
-
-
 def build_bundle(
-    checkpoint: Checkpoint, facts: Facts, dataset: Dataset | None, target: Path, report: Report, *, force: bool = False
+    checkpoint: Checkpoint,
+    facts: Facts,
+    dataset: Dataset | None,
+    target: Path,
+    report: Report,
+    *,
+    force: bool = False,
 ) -> Bundle:
     """Write `target` and return it loaded. `report` is called with what is being worked on.
 
@@ -65,10 +60,10 @@ def build_bundle(
     """
     if target.exists() and not force:
         raise BundleError(f"{target}: exists already; give another -o, or --force to replace it")
-    cameras = _cameras(checkpoint, facts, dataset)
+    cameras = policy_cameras(checkpoint, facts, dataset)
     arch = dataclasses.replace(checkpoint.architecture, cameras=tuple(c.feature for c in cameras))
-    _check_joints(checkpoint, facts, dataset)
-    tasks, tokenizer = _tokenised(checkpoint, facts)
+    check_joints(checkpoint, facts, dataset)
+    tasks, tokenizer = tokenised_tasks(checkpoint, facts)
 
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / f".{target.name}.partial-{os.getpid()}"
@@ -79,7 +74,9 @@ def build_bundle(
         manifest = _write(partial, checkpoint, arch, facts, cameras, tasks, tokenizer, report)
         report("golden inputs and outputs")
         _write_manifest(partial, manifest)
-        manifest = msgspec.structs.replace(manifest, golden=_golden(bundles.load(partial, verify=False)))
+        manifest = msgspec.structs.replace(
+            manifest, golden=_golden(bundles.load(partial, verify=False))
+        )
         _write_manifest(partial, manifest)
         report("writing to disk")
         _sync(partial)
@@ -114,7 +111,9 @@ def _write(
     weights.ignore(*_UNUSED)
     table = _token_table(root, weights, arch, tasks, whole=facts.free_text)
     if left := weights.unread():
-        raise BundleError(f"{weights.path}: tensors that a SmolVLA does not have: {left[:5]} ({len(left)} in all)")
+        raise BundleError(
+            f"{weights.path}: tensors that a SmolVLA does not have: {left[:5]} ({len(left)} in all)"
+        )
     shipped = None
     if facts.free_text and tokenizer is not None:
         shutil.copyfile(tokenizer, root / "tokenizer.json")
@@ -123,13 +122,13 @@ def _write(
     return Manifest(
         format_version=1,
         policy_type="smolvla",
-        checkpoint=bundles.Checkpoint(
+        checkpoint=manifests.Checkpoint(
             sha256=sha256(weights.path), vlm=checkpoint.vlm_name, position_ids=facts.position_ids
         ),
         tools=_tools(),
         blocks=blocks,
         cameras=cameras,
-        joints=[Joint(name=name, gripper=is_gripper(name)) for name in facts.joints],
+        joints=[manifests.Joint(name=name, gripper=is_gripper(name)) for name in facts.joints],
         units=facts.units,
         state=_manifest_statistics(checkpoint.state),
         action=_manifest_statistics(checkpoint.action),
@@ -139,13 +138,13 @@ def _write(
         max_state_dim=arch.max_state_dim,
         max_action_dim=arch.max_action_dim,
         max_task_tokens=arch.max_task_tokens,
-        flow=Flow(
+        flow=manifests.Flow(
             steps=arch.flow_steps,
             min_period=arch.min_period,
             max_period=arch.max_period,
             embedding=arch.expert_hidden,
         ),
-        prefix=Prefix(
+        prefix=manifests.Prefix(
             layers=arch.layers,
             kv_heads=arch.kv_heads,
             head_dim=arch.head_dim,
@@ -158,96 +157,6 @@ def _write(
         tokenizer=shipped,
         notes=list(checkpoint.notes),
     )
-
-
-def _cameras(checkpoint: Checkpoint, facts: Facts, dataset: Dataset | None) -> list[Camera]:
-    """Cameras in policy order, without the empty and the skipped ones (LeRobot masks those, so they are exact)."""
-    source_of = {new: old for old, new in checkpoint.rename.items()}
-    cameras = []
-    for feature in checkpoint.architecture.cameras:
-        name = feature.removeprefix("observation.images.").removeprefix("observation.")
-        if feature in facts.skip_cameras or name in facts.skip_cameras:
-            continue
-        source = source_of.get(feature, feature)
-        if dataset is not None and source not in dataset.cameras:
-            raise BundleError(
-                f"camera {feature} is not in the dataset {dataset.path} (it has {list(dataset.cameras)}): give the "
-                f"dataset that the policy was trained on, or --skip-camera {name} if it was trained without it"
-            )
-        cameras.append(Camera(name=name, feature=feature, source=source))
-    unknown = set(facts.skip_cameras) - {c for f in checkpoint.architecture.cameras for c in (f, f.rsplit(".", 1)[-1])}
-    if unknown:
-        raise BundleError(f"--skip-camera {sorted(unknown)}: the policy has {list(checkpoint.architecture.cameras)}")
-    if not cameras:
-        raise BundleError("no camera is left: a SmolVLA needs at least one")
-    return cameras
-
-
-def _check_joints(checkpoint: Checkpoint, facts: Facts, dataset: Dataset | None) -> None:
-    arch = checkpoint.architecture
-    for what, count in (("state", arch.state_dim), ("action", arch.action_dim)):
-        if count != len(facts.joints):
-            raise BundleError(f"the policy's {what} has {count} dimensions, but the joints are {list(facts.joints)}")
-    if len(facts.joints) > bundles.MAX_JOINTS:
-        raise BundleError(f"{len(facts.joints)} joints; at most {bundles.MAX_JOINTS} are supported")
-    if not (math.isfinite(facts.rate_hz) and 0 < facts.rate_hz <= 1000):
-        raise BundleError(f"rate {facts.rate_hz} Hz: it must be in 0..1000")
-    observed = []
-    for feature, normalisation in (("observation.state", checkpoint.state), ("action", checkpoint.action)):
-        low, high = normalisation.minimum, normalisation.maximum
-        known = low is not None and high is not None
-        source = f"checkpoint statistics of {feature}"
-        observed.append(
-            Observed(
-                source,
-                np.asarray(low if known else normalisation.mean, np.float64),
-                np.asarray(high if known else normalisation.mean, np.float64),
-                known,
-            )
-        )
-        seen = None if dataset is None else (dataset.state if feature == "observation.state" else dataset.action)
-        if seen is not None:
-            observed.append(Observed(f"dataset statistics of {feature}", seen.minimum, seen.maximum, True))
-            if not facts.other_dataset:
-                _check_same_data(feature, normalisation, seen)
-    check_units(facts.units, facts.joints, observed)
-
-
-def _check_same_data(feature: str, trained: Normalisation, seen: FeatureRange) -> None:
-    """The checkpoint's statistics must be those of the dataset, within 5 % of a deviation."""
-    slack = 0.05 * seen.std + 1e-3 * (1 + np.abs(seen.mean))
-    if (np.abs(trained.mean - seen.mean) > slack).any() or (np.abs(trained.std - seen.std) > slack).any():
-        raise BundleError(
-            f"statistics of {feature} in the checkpoint (mean {_short(trained.mean)}, std {_short(trained.std)}) and in "
-            f"the dataset (mean {_short(seen.mean)}, std {_short(seen.std)}) disagree: give the dataset that the policy "
-            "was trained on, or --other-dataset if rate, joints, units and tasks are the same there"
-        )
-
-
-def _short(values: NDArray[Any]) -> str:
-    return "[" + ", ".join(f"{v:.4g}" for v in values) + "]"
-
-
-def _tokenised(checkpoint: Checkpoint, facts: Facts) -> tuple[list[Task], Path]:
-    if not facts.tasks:
-        raise BundleError("no task: give --dataset or --task TEXT")
-    tokenizer = checkpoint.tokenizer_file
-    if tokenizer is None:
-        raise BundleError(
-            f"the tokenizer of {checkpoint.vlm_name!r} is needed to tokenise the tasks: give its tokenizer.json with "
-            "--tokenizer, or its directory with --vlm"
-        )
-    vocabulary = checkpoint.weights.shape(_EMBEDDING)[0]
-    tasks = []
-    for text in dict.fromkeys(facts.tasks):
-        try:
-            ids = tokenise(tokenizer, text, checkpoint.architecture.max_task_tokens)
-        except Refused as error:
-            raise BundleError(f"{error} (LeRobot trained on it cut off)") from None
-        if max(ids) >= vocabulary:
-            raise BundleError(f"{tokenizer}: token {max(ids)} exceeds the policy's vocabulary of {vocabulary}")
-        tasks.append(Task(text=text, token_ids=ids))
-    return tasks, tokenizer
 
 
 def _block(root: Path, name: str, graph: Graph, flops: int) -> Block:
@@ -265,13 +174,19 @@ def _block(root: Path, name: str, graph: Graph, flops: int) -> Block:
     )
 
 
-def _token_table(root: Path, weights: SafeTensors, arch: Architecture, tasks: list[Task], *, whole: bool) -> TokenTable:
-    stored = weights.stored(_EMBEDDING)
+def _token_table(
+    root: Path, weights: SafeTensors, arch: Architecture, tasks: list[Task], *, whole: bool
+) -> TokenTable:
+    stored = weights.stored(EMBEDDING)
     if stored.ndim != 2 or stored.shape[1] != arch.hidden:
-        raise BundleError(f"{weights.path}: token embeddings are {list(stored.shape)}, expected width {arch.hidden}")
-    kind = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}.get(weights.dtype(_EMBEDDING))
+        raise BundleError(
+            f"{weights.path}: token embeddings are {list(stored.shape)}, expected width {arch.hidden}"
+        )
+    kind = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}.get(weights.dtype(EMBEDDING))
     if kind is None:
-        raise BundleError(f"{weights.path}: token embeddings in {weights.dtype(_EMBEDDING)} are not supported")
+        raise BundleError(
+            f"{weights.path}: token embeddings in {weights.dtype(EMBEDDING)} are not supported"
+        )
     ids = None if whole else sorted({token for task in tasks for token in task.token_ids})
     rows = stored if ids is None else stored[ids]
     np.save(root / "tokens.npy", rows, allow_pickle=False)
@@ -299,7 +214,10 @@ def _golden(bundle: Bundle) -> Golden:
         return {name: _file(root, f"golden/{kind}_{name}.npy") for name in arrays}
 
     return Golden(
-        task=0, inputs=save("input", inputs), outputs=save("output", outputs), tolerance=GOLDEN_TOLERANCE
+        task=0,
+        inputs=save("input", inputs),
+        outputs=save("output", outputs),
+        tolerance=GOLDEN_TOLERANCE,
     )
 
 
@@ -331,8 +249,8 @@ def _file(root: Path, path: str) -> File:
 
 def _write_manifest(root: Path, manifest: Manifest) -> None:
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    bundles.parse_manifest(text)
-    (root / bundles.MANIFEST).write_bytes(text)
+    manifests.parse_manifest(text)
+    (root / manifests.MANIFEST).write_bytes(text)
 
 
 def _sync(root: Path) -> None:

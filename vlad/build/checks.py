@@ -1,0 +1,146 @@
+"""What a bundle needs beside the weights, cross-checked before anything is written: never guessed."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlad.build.checkpoint import Checkpoint, Normalisation
+from vlad.build.dataset import Dataset, FeatureRange
+from vlad.build.units import Observed, check_units
+from vlad.errors import BundleError, Refused
+from vlad.llm import tokenise
+from vlad.manifest import MAX_JOINTS, Camera, Task
+from vlad.units import Units
+
+EMBEDDING = "model.vlm_with_expert.vlm.model.text_model.embed_tokens.weight"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Facts:
+    """What the checkpoint does not say: rate in Hz, joint names in order, tasks, units and choices."""
+
+    rate_hz: float
+    joints: tuple[str, ...]
+    tasks: tuple[str, ...]
+    units: Units
+    skip_cameras: tuple[str, ...] = ()
+    position_ids: str = "ordered"
+    free_text: bool = False
+    other_dataset: bool = False
+
+
+def policy_cameras(checkpoint: Checkpoint, facts: Facts, dataset: Dataset | None) -> list[Camera]:
+    """Cameras in policy order, without the empty and the skipped ones (LeRobot masks those, so they
+    are exact).
+    """
+    source_of = {new: old for old, new in checkpoint.rename.items()}
+    cameras = []
+    for feature in checkpoint.architecture.cameras:
+        name = feature.removeprefix("observation.images.").removeprefix("observation.")
+        if feature in facts.skip_cameras or name in facts.skip_cameras:
+            continue
+        source = source_of.get(feature, feature)
+        if dataset is not None and source not in dataset.cameras:
+            raise BundleError(
+                f"camera {feature} is not in the dataset {dataset.path} (it has {list(dataset.cameras)}): give the "
+                f"dataset that the policy was trained on, or --skip-camera {name} if it was trained without it"
+            )
+        cameras.append(Camera(name=name, feature=feature, source=source))
+    unknown = set(facts.skip_cameras) - {
+        c for f in checkpoint.architecture.cameras for c in (f, f.rsplit(".", 1)[-1])
+    }
+    if unknown:
+        raise BundleError(
+            f"--skip-camera {sorted(unknown)}: the policy has {list(checkpoint.architecture.cameras)}"
+        )
+    if not cameras:
+        raise BundleError("no camera is left: a SmolVLA needs at least one")
+    return cameras
+
+
+def check_joints(checkpoint: Checkpoint, facts: Facts, dataset: Dataset | None) -> None:
+    arch = checkpoint.architecture
+    for what, count in (("state", arch.state_dim), ("action", arch.action_dim)):
+        if count != len(facts.joints):
+            raise BundleError(
+                f"the policy's {what} has {count} dimensions, but the joints are {list(facts.joints)}"
+            )
+    if len(facts.joints) > MAX_JOINTS:
+        raise BundleError(f"{len(facts.joints)} joints; at most {MAX_JOINTS} are supported")
+    if not (math.isfinite(facts.rate_hz) and 0 < facts.rate_hz <= 1000):
+        raise BundleError(f"rate {facts.rate_hz} Hz: it must be in 0..1000")
+    observed = []
+    for feature, normalisation in (
+        ("observation.state", checkpoint.state),
+        ("action", checkpoint.action),
+    ):
+        low, high = normalisation.minimum, normalisation.maximum
+        known = low is not None and high is not None
+        source = f"checkpoint statistics of {feature}"
+        observed.append(
+            Observed(
+                source,
+                np.asarray(low if known else normalisation.mean, np.float64),
+                np.asarray(high if known else normalisation.mean, np.float64),
+                known,
+            )
+        )
+        seen = (
+            None
+            if dataset is None
+            else (dataset.state if feature == "observation.state" else dataset.action)
+        )
+        if seen is not None:
+            observed.append(
+                Observed(f"dataset statistics of {feature}", seen.minimum, seen.maximum, True)
+            )
+            if not facts.other_dataset:
+                _check_same_data(feature, normalisation, seen)
+    check_units(facts.units, facts.joints, observed)
+
+
+def _check_same_data(feature: str, trained: Normalisation, seen: FeatureRange) -> None:
+    """The checkpoint's statistics must be those of the dataset, within 5 % of a deviation."""
+    slack = 0.05 * seen.std + 1e-3 * (1 + np.abs(seen.mean))
+    if (np.abs(trained.mean - seen.mean) > slack).any() or (
+        np.abs(trained.std - seen.std) > slack
+    ).any():
+        raise BundleError(
+            f"statistics of {feature} in the checkpoint (mean {_short(trained.mean)}, std {_short(trained.std)}) and in "
+            f"the dataset (mean {_short(seen.mean)}, std {_short(seen.std)}) disagree: give the dataset that the policy "
+            "was trained on, or --other-dataset if rate, joints, units and tasks are the same there"
+        )
+
+
+def _short(values: NDArray[Any]) -> str:
+    return "[" + ", ".join(f"{v:.4g}" for v in values) + "]"
+
+
+def tokenised_tasks(checkpoint: Checkpoint, facts: Facts) -> tuple[list[Task], Path]:
+    if not facts.tasks:
+        raise BundleError("no task: give --dataset or --task TEXT")
+    tokenizer = checkpoint.tokenizer_file
+    if tokenizer is None:
+        raise BundleError(
+            f"the tokenizer of {checkpoint.vlm_name!r} is needed to tokenise the tasks: give its tokenizer.json with "
+            "--tokenizer, or its directory with --vlm"
+        )
+    vocabulary = checkpoint.weights.shape(EMBEDDING)[0]
+    tasks = []
+    for text in dict.fromkeys(facts.tasks):
+        try:
+            ids = tokenise(tokenizer, text, checkpoint.architecture.max_task_tokens)
+        except Refused as error:
+            raise BundleError(f"{error} (LeRobot trained on it cut off)") from None
+        if max(ids) >= vocabulary:
+            raise BundleError(
+                f"{tokenizer}: token {max(ids)} exceeds the policy's vocabulary of {vocabulary}"
+            )
+        tasks.append(Task(text=text, token_ids=ids))
+    return tasks, tokenizer
