@@ -102,6 +102,8 @@ enum vlad_reaction vlad_watchdog_evaluate(struct vlad_watchdog *watchdog, int64_
             latched |= bit(f);
         if ((state->active || state->latched) && row->reaction > worst)
             worst = row->reaction;
+        if (state->latched && worst < VLAD_HOLD)
+            worst = VLAD_HOLD;
     }
     *changed = (active ^ watchdog->active) | (latched ^ watchdog->latched);
     watchdog->active = active;

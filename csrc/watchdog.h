@@ -50,17 +50,18 @@ void vlad_watchdog_hold(struct vlad_watchdog *watchdog, enum vlad_fault fault, b
 void vlad_watchdog_pulse(struct vlad_watchdog *watchdog, enum vlad_fault fault);
 
 /* Servo loop, once a tick. `own` = bit mask of the conditions that the loop itself sees. Missed
- * heartbeats become the fault of their stage (VLAD_STAGE_FAULT in fault_table.h). Returns the most
- * severe reaction among active and latched faults. *changed gets the mask of faults whose active
- * or latched bit changed, for the event log. */
+ * heartbeats become the fault of their stage (vlad_stage_fault in fault_table.h). Returns the most
+ * severe reaction among active and latched faults; a latched one counts as HOLD at least. *changed
+ * gets the mask of faults whose active or latched bit changed, for the event log. */
 enum vlad_reaction vlad_watchdog_evaluate(struct vlad_watchdog *watchdog, int64_t now_ns,
                                           uint64_t own, uint64_t *changed);
 
-/* Servo loop. Unlatches every fault whose condition is gone; returns the mask still latched. */
+/* Servo loop. Unlatches every fault whose condition is gone, and forgets its repeats; returns the
+ * mask still latched. */
 uint64_t vlad_watchdog_clear(struct vlad_watchdog *watchdog);
 
-/* Age of the oldest watched heartbeat against its bound: true while every stage is fresh. Any
- * thread; decides whether systemd's watchdog is fed. */
+/* True while every watched stage is within its bound. Any thread; decides whether systemd's watchdog
+ * is fed. */
 bool vlad_watchdog_all_fresh(struct vlad_watchdog *watchdog, int64_t now_ns);
 
 #endif

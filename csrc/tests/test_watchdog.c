@@ -1,0 +1,304 @@
+/* Faults become active, latch, clear and react as their row says; heartbeats become faults. */
+#include <string.h> /* memset */
+
+#include "check.h"
+#include "random.h"
+#include "watchdog.h"
+
+#define MS VLAD_NS_PER_MS
+#define BIT(fault) (UINT64_C(1) << (fault))
+#define ALL (((UINT64_C(1) << VLAD_N_FAULTS) - 1) << 1)
+
+static struct vlad_watchdog dog;
+static uint64_t changed;
+
+static enum vlad_reaction evaluate(int64_t now_ns, uint64_t own)
+{
+    return vlad_watchdog_evaluate(&dog, now_ns, own, &changed);
+}
+
+enum kind { PLAIN, LATCHING, REPEATING };
+
+/* The first fault of a kind that stays active for a while. */
+static enum vlad_fault fault_of(enum kind kind)
+{
+    for (int f = 1; f <= VLAD_N_FAULTS; f++) {
+        const struct vlad_fault_row *row = &vlad_fault_rows[f];
+
+        if (row->clear_after_ns > 0 && row->latch == (kind == LATCHING) &&
+            (row->repeat_n > 1) == (kind == REPEATING) && row->reaction == VLAD_HOLD)
+            return (enum vlad_fault)f;
+    }
+    CHECK(!"the table has a fault of each kind");
+    return VLAD_F_OPERATOR_STOP;
+}
+
+static void test_quiet(void)
+{
+    memset(&dog, 0xa5, sizeof dog);
+    vlad_watchdog_init(&dog, 1000 * MS);
+    for (int64_t t = 1000; t < 100000; t += 1000) {
+        CHECK_EQ(evaluate(t * MS, 0), VLAD_NONE);
+        CHECK_EQ(changed, 0);
+        CHECK(vlad_watchdog_all_fresh(&dog, t * MS));
+    }
+    CHECK_EQ(vlad_watchdog_clear(&dog), 0);
+    for (int f = 1; f <= VLAD_N_FAULTS; f++)
+        CHECK_EQ(dog.state[f].count, 0);
+}
+
+/* Every row, alone: its reaction, its clear time to the nanosecond, its latch. */
+static void test_every_row(void)
+{
+    for (unsigned f = 1; f <= VLAD_N_FAULTS; f++) {
+        const struct vlad_fault_row *row = &vlad_fault_rows[f];
+        int64_t t = 5000 * MS, gone;
+        enum vlad_reaction latched_as = row->reaction > VLAD_HOLD ? row->reaction : VLAD_HOLD;
+
+        vlad_watchdog_init(&dog, 0);
+        vlad_watchdog_hold(&dog, (enum vlad_fault)f, true);
+        CHECK_EQ(evaluate(t, 0), row->latch ? latched_as : row->reaction);
+        CHECK_EQ(changed, BIT(f));
+        CHECK_EQ(dog.active, BIT(f));
+        CHECK_EQ(dog.latched, row->latch ? BIT(f) : 0);
+        CHECK_EQ(dog.state[f].since_ns, t);
+        CHECK_EQ(dog.state[f].count, 1);
+        gone = t + 10 * MS;
+        CHECK_EQ(evaluate(gone, 0), row->latch ? latched_as : row->reaction);
+        CHECK_EQ(changed, 0);
+        CHECK_EQ(dog.state[f].count, 1);
+        CHECK_EQ(dog.state[f].since_ns, t);
+        CHECK_EQ(vlad_watchdog_clear(&dog), dog.latched); /* the condition is still there */
+
+        vlad_watchdog_hold(&dog, (enum vlad_fault)f, false);
+        if (row->clear_after_ns > 0) {
+            evaluate(gone + row->clear_after_ns - 1, 0);
+            CHECK_EQ(changed, 0);
+            CHECK_EQ(dog.active, BIT(f));
+        }
+        CHECK_EQ(evaluate(gone + row->clear_after_ns, 0), row->latch ? latched_as : VLAD_NONE);
+        CHECK_EQ(changed, BIT(f));
+        CHECK_EQ(dog.active, 0);
+        CHECK_EQ(dog.latched, row->latch ? BIT(f) : 0);
+
+        CHECK_EQ(vlad_watchdog_clear(&dog), 0);
+        CHECK_EQ(dog.latched, 0);
+        CHECK_EQ(evaluate(gone + row->clear_after_ns + 1, 0), VLAD_NONE);
+    }
+}
+
+static void test_most_severe_wins(void)
+{
+    for (int round = 0; round < 3000; round++) {
+        uint64_t own = random_u64() & random_u64() & random_u64(), held, pulsed;
+        enum vlad_reaction worst = VLAD_NONE;
+
+        vlad_watchdog_init(&dog, 0);
+        held = random_u64() & random_u64() & random_u64() & random_u64() & ALL;
+        pulsed = random_u64() & random_u64() & random_u64() & random_u64() & ALL;
+        for (unsigned f = 1; f <= VLAD_N_FAULTS; f++) {
+            if (held & BIT(f))
+                vlad_watchdog_hold(&dog, (enum vlad_fault)f, true);
+            if (pulsed & BIT(f))
+                vlad_watchdog_pulse(&dog, (enum vlad_fault)f);
+            if ((own | held | pulsed) & BIT(f)) {
+                const struct vlad_fault_row *row = &vlad_fault_rows[f];
+                enum vlad_reaction r = row->reaction;
+
+                if ((row->latch || row->repeat_n == 1) && r < VLAD_HOLD)
+                    r = VLAD_HOLD;
+                worst = r > worst ? r : worst;
+            }
+        }
+        CHECK_EQ(evaluate(7 * MS, own), worst);
+        CHECK_EQ(dog.active, (own | held | pulsed) & ALL); /* bits that are no fault count for nothing */
+        CHECK_EQ(changed, dog.active | dog.latched);
+    }
+}
+
+static void test_own_conditions(void)
+{
+    enum vlad_fault f = fault_of(PLAIN);
+
+    vlad_watchdog_init(&dog, 0);
+    CHECK_EQ(evaluate(MS, BIT(f)), VLAD_HOLD);
+    CHECK_EQ(evaluate(2 * MS, 0), VLAD_HOLD);
+    CHECK_EQ(dog.state[f].last_true_ns, MS);
+    CHECK_EQ(evaluate(MS + vlad_fault_rows[f].clear_after_ns, 0), VLAD_NONE);
+}
+
+/* A pulse is one event, however often it is evaluated; a flickering condition is one activation. */
+static void test_pulse_and_flicker(void)
+{
+    enum vlad_fault f = fault_of(PLAIN);
+    int64_t clear = vlad_fault_rows[f].clear_after_ns;
+
+    vlad_watchdog_init(&dog, 0);
+    vlad_watchdog_pulse(&dog, f);
+    vlad_watchdog_pulse(&dog, f);
+    CHECK_EQ(evaluate(MS, 0), VLAD_HOLD);
+    CHECK_EQ(evaluate(2 * MS, 0), VLAD_HOLD);
+    CHECK_EQ(dog.state[f].count, 1);
+    vlad_watchdog_pulse(&dog, f);
+    evaluate(3 * MS, 0);
+    CHECK_EQ(changed, 0);
+    CHECK_EQ(dog.state[f].count, 2);
+    CHECK_EQ(dog.state[f].since_ns, MS);
+    CHECK_EQ(evaluate(3 * MS + clear, 0), VLAD_NONE);
+
+    vlad_watchdog_init(&dog, 0);
+    for (int i = 0; i < 20; i++) {
+        vlad_watchdog_hold(&dog, f, i % 2 == 0);
+        evaluate(i * clear / 2, 0);
+        CHECK_EQ(dog.active, BIT(f));
+    }
+    CHECK_EQ(dog.state[f].count, 1);
+}
+
+/* repeat_n activations within the window latch, one fewer or slower ones do not; `clear` forgets. */
+static void test_repeats_latch(void)
+{
+    enum vlad_fault f = fault_of(REPEATING);
+    const struct vlad_fault_row *row = &vlad_fault_rows[f];
+    int n = row->repeat_n;
+    int64_t window = row->repeat_window_ns, t = 0;
+
+    CHECK(n > 1 && n <= VLAD_FAULT_MAX_REPEAT);
+    CHECK(window / (n - 1) > row->clear_after_ns);
+    for (int rounds = 0; rounds < 3; rounds++) { /* the window, exactly */
+        if (rounds == 0)
+            vlad_watchdog_init(&dog, 0);
+        for (int i = 0; i < n; i++) {
+            int64_t at = t + (i == n - 1 ? window : i);
+
+            vlad_watchdog_pulse(&dog, f);
+            evaluate(at, 0);
+            CHECK_EQ(dog.latched, i == n - 1 ? BIT(f) : 0);
+        }
+        t += window + row->clear_after_ns;
+        CHECK_EQ(evaluate(t, 0), VLAD_HOLD);
+        CHECK_EQ(dog.active, 0);
+        CHECK_EQ(vlad_watchdog_clear(&dog), 0);
+    }
+    CHECK_EQ(dog.state[f].count, (uint64_t)(3 * n));
+
+    vlad_watchdog_init(&dog, 0); /* each time just too slow */
+    for (int i = 0; i < 50; i++) {
+        vlad_watchdog_pulse(&dog, f);
+        evaluate(t + i * (window / (n - 1) + 1), 0);
+        CHECK_EQ(dog.latched, 0);
+    }
+    vlad_watchdog_init(&dog, 0); /* separate activations of a held condition count as well */
+    for (int i = 0; i < n; i++) {
+        CHECK_EQ(dog.latched, 0);
+        evaluate(t, BIT(f));
+        t += row->clear_after_ns;
+        evaluate(t, 0);
+        t += MS;
+    }
+    CHECK_EQ(dog.latched, BIT(f));
+}
+
+/* Not-a-number chunks warn; the third within the window latches, and that holds the arm. */
+static void test_latched_warning_holds(void)
+{
+    enum vlad_fault f = VLAD_F_ACTION_NOT_FINITE;
+
+    vlad_watchdog_init(&dog, 0);
+    for (int i = 1; i <= 3; i++) {
+        vlad_watchdog_pulse(&dog, f);
+        CHECK_EQ(evaluate(i * 2000 * MS, 0), i < 3 ? VLAD_WARN : VLAD_HOLD);
+    }
+    CHECK_EQ(dog.latched, BIT(f));
+    CHECK_EQ(evaluate(100000 * MS, 0), VLAD_HOLD);
+    CHECK_EQ(evaluate(100000 * MS, BIT(VLAD_F_SERVO_OVER_TEMPERATURE)), VLAD_PARK);
+    CHECK_EQ(evaluate(200000 * MS, 0), VLAD_PARK); /* that one latches as well */
+    CHECK_EQ(vlad_watchdog_clear(&dog), 0);
+    CHECK_EQ(evaluate(200000 * MS, 0), VLAD_NONE);
+}
+
+static void test_latched_keeps_since(void)
+{
+    enum vlad_fault f = fault_of(LATCHING);
+    int64_t clear = vlad_fault_rows[f].clear_after_ns, back = 10 * MS + 3 * clear;
+
+    vlad_watchdog_init(&dog, 0);
+    evaluate(10 * MS, BIT(f));
+    evaluate(10 * MS + clear, 0);
+    CHECK_EQ(dog.active, 0);
+    evaluate(back, BIT(f));
+    CHECK_EQ(changed, BIT(f));
+    CHECK_EQ(dog.state[f].since_ns, 10 * MS);
+    CHECK_EQ(dog.state[f].count, 2);
+    CHECK_EQ(vlad_watchdog_clear(&dog), BIT(f));
+    evaluate(back + clear, 0);
+    CHECK_EQ(vlad_watchdog_clear(&dog), 0);
+    evaluate(back + 2 * clear, BIT(f));
+    CHECK_EQ(dog.state[f].since_ns, back + 2 * clear);
+}
+
+static void test_clear_is_per_fault(void)
+{
+    enum vlad_fault gone = fault_of(LATCHING), there = gone;
+
+    for (int f = (int)gone + 1; f <= VLAD_N_FAULTS; f++)
+        if (vlad_fault_rows[f].latch)
+            there = (enum vlad_fault)f;
+    CHECK(there != gone);
+    vlad_watchdog_init(&dog, 0);
+    evaluate(MS, BIT(gone) | BIT(there));
+    evaluate(MS + vlad_fault_rows[gone].clear_after_ns, BIT(there));
+    CHECK_EQ(vlad_watchdog_clear(&dog), BIT(there));
+    CHECK(dog.state[there].latched && !dog.state[gone].latched);
+}
+
+static void test_heartbeats(void)
+{
+    for (int s = 0; s < VLAD_N_STAGES; s++) {
+        enum vlad_fault f = vlad_stage_fault[s];
+        enum vlad_stage stage = (enum vlad_stage)s;
+
+        vlad_watchdog_init(&dog, 0);
+        vlad_watchdog_bound(&dog, stage, 500 * MS, 1000 * MS);
+        evaluate(1500 * MS, 0);
+        CHECK_EQ(dog.active, 0);
+        CHECK(vlad_watchdog_all_fresh(&dog, 1500 * MS));
+        CHECK(!vlad_watchdog_all_fresh(&dog, 1500 * MS + 1));
+        CHECK_EQ(evaluate(1500 * MS + 1, 0), vlad_fault_rows[f].reaction);
+        CHECK_EQ(dog.active, BIT(f));
+        vlad_watchdog_beat(&dog, stage, 3000 * MS); /* later than now: fresh */
+        CHECK(vlad_watchdog_all_fresh(&dog, 1600 * MS));
+        evaluate(1600 * MS + vlad_fault_rows[f].clear_after_ns, 0);
+        CHECK_EQ(dog.active, 0);
+        vlad_watchdog_bound(&dog, stage, 0, 0); /* no longer watched */
+        CHECK(vlad_watchdog_all_fresh(&dog, INT64_MAX));
+        evaluate(10000 * MS, 0);
+        CHECK_EQ(dog.active, 0);
+    }
+}
+
+static void test_hold_is_per_fault(void)
+{
+    vlad_watchdog_init(&dog, 0);
+    vlad_watchdog_hold(&dog, VLAD_F_CAMERA_LOST, true);
+    vlad_watchdog_hold(&dog, VLAD_F_ABI_MISMATCH, true);
+    vlad_watchdog_hold(&dog, VLAD_F_CAMERA_LOST, false);
+    evaluate(MS, 0);
+    CHECK_EQ(dog.active, BIT(VLAD_F_ABI_MISMATCH));
+}
+
+int main(void)
+{
+    test_quiet();
+    test_every_row();
+    test_most_severe_wins();
+    test_own_conditions();
+    test_pulse_and_flicker();
+    test_repeats_latch();
+    test_latched_warning_holds();
+    test_latched_keeps_since();
+    test_clear_is_per_fault();
+    test_heartbeats();
+    test_hold_is_per_fault();
+    CHECK_DONE();
+}
