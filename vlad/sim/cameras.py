@@ -8,7 +8,6 @@ scene that has not moved is not drawn again: its last picture is published with 
 from __future__ import annotations
 
 import argparse
-import ctypes.util
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ import time
 
 import numpy as np
 
-from vlad.errors import ConfigError, VladError
+from vlad.errors import VladError
 from vlad.sim.frame_ring import FrameRing, StatePage
 from vlad.sim.injection import CAMERA_DARK, CAMERA_LIVE, CAMERA_STALLED
 from vlad.sim.world import CAMERAS, World
@@ -86,28 +85,6 @@ class Renderer:
         for ring in self._rings:
             ring.close()
         self._world.close()
-
-
-def gl_environment() -> dict[str, str]:
-    """The environment of a software-rendering process.
-
-    MUJOCO_GL is kept when set; otherwise osmesa, or egl where only that is installed. llvmpipe gets
-    no threads of its own: they would fight the daemon for the cores and gain nothing at this size.
-
-    Raises:
-        ConfigError: when neither library is there.
-    """
-    environment = {"LP_NUM_THREADS": "0", **os.environ}
-    if "MUJOCO_GL" not in environment:
-        for backend, library in (("osmesa", "OSMesa"), ("egl", "EGL")):
-            if ctypes.util.find_library(library):
-                environment["MUJOCO_GL"] = backend
-                break
-        else:
-            raise ConfigError(
-                "cameras need software OpenGL: install libosmesa6 or libegl1, or use --no-cameras"
-            )
-    return environment
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import socket
 import tty
@@ -28,7 +29,8 @@ def claim_name(path: str) -> socket.socket:
     """
     claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        claim.bind(b"\0vlad-sim:" + os.path.abspath(path).encode()[:90])
+        whole = os.path.abspath(path).encode()
+        claim.bind(b"\0vlad-sim:" + hashlib.sha256(whole).hexdigest().encode())
     except OSError as error:
         claim.close()
         raise ConfigError(

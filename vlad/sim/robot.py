@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from vlad.errors import DeviceError
+from vlad.sim import software_gl
 from vlad.sim.bus import Bus
-from vlad.sim.cameras import gl_environment
 from vlad.sim.control_port import ControlPort
 from vlad.sim.feetech_slave import FeetechSlave
 from vlad.sim.frame_ring import SHM_DIRECTORY, StatePage
@@ -97,6 +97,7 @@ class Robot:
             self._port.unplug()
 
     def _start_renderer(self) -> None:
+        software_gl.require()
         settings = self._settings
         arguments = ["--state", str(self._page.descriptor), "--prefix", settings.camera_prefix]
         arguments += ["--width", str(settings.width), "--height", str(settings.height)]
@@ -104,7 +105,6 @@ class Robot:
         self._renderer = subprocess.Popen(
             [sys.executable, "-m", "vlad.sim.cameras", *arguments],
             pass_fds=(self._page.descriptor,),
-            env=gl_environment(),
         )
 
     def start_clock(self) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlad.errors import ConfigError
+from vlad.sim import software_gl
 from vlad.sim.registers import GOAL_POSITION, TORQUE_ENABLE
 from vlad.sim.servo import RATED_V, TICKS_PER_RAD, TICKS_PER_TURN, Servo
 
@@ -114,6 +115,7 @@ class World:
         supply_v: float = RATED_V,
         cluster: int | None = None,
     ) -> None:
+        software_gl.choose()
         import mujoco  # The simulator is an extra: the daemon on a board never imports it.
 
         self._mujoco = mujoco
@@ -274,15 +276,16 @@ class World:
     def render(self, camera: str, width: int = 320, height: int = 240) -> npt.NDArray[np.uint8]:
         """One picture (height, width, 3), uint8 RGB, of camera top, gripper or left.
 
-        Software rendering: MUJOCO_GL (osmesa or egl) is read when mujoco is first imported.
+        Drawn in software (vlad.sim.software_gl).
 
         Raises:
-            ConfigError: for an unknown camera.
+            ConfigError: for an unknown camera, or without a software OpenGL library.
         """
         if camera not in CAMERAS:
             raise ConfigError(f"camera {camera!r}: the simulated cameras are {', '.join(CAMERAS)}")
         renderer = self._renderers.get((width, height))
         if renderer is None:
+            software_gl.require()
             # An off-screen buffer larger than the picture would be cleared and resolved in full.
             self.model.vis.global_.offwidth, self.model.vis.global_.offheight = width, height
             renderer = self._mujoco.Renderer(self.model, height, width)
