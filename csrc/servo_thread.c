@@ -1,10 +1,10 @@
 /* The thread under vlad_servo_tick(): absolute sleep, skipped periods, and simulated time. */
-#include <errno.h>  /* EINTR */
-#include <stdio.h>  /* snprintf */
-#include <string.h> /* strerror */
+#include <errno.h>     /* EINTR */
+#include <semaphore.h> /* the thread tells its starter that it is placed */
 
 #include "clock.h"
 #include "memory_arm.h"
+#include "rt.h"
 #include "servo_loop.h"
 
 static void sleep_until(int64_t t_ns)
@@ -31,11 +31,25 @@ static int64_t next_period(struct vlad_servo *servo, int64_t due_ns, int64_t don
     return due_ns;
 }
 
+/* What the new thread tells its starter before the first tick. */
+struct start {
+    struct vlad_servo *servo;
+    int priority, cpu;
+    struct vlad_rt_report report;
+    sem_t placed;
+};
+
 static void *run(void *ctx)
 {
-    struct vlad_servo *servo = ctx;
-    int64_t due_ns = vlad_clock_now_ns() + servo->config.period_ns;
+    struct start *start = ctx;
+    struct vlad_servo *servo = start->servo;
+    int64_t due_ns;
 
+    vlad_rt_thread(&vlad_rt_posix, start->priority, &start->cpu, start->cpu >= 0, &start->report);
+    atomic_store_explicit(&servo->realtime, vlad_rt_granted(&start->report),
+                          memory_order_relaxed);
+    sem_post(&start->placed); /* `start` is gone from here on */
+    due_ns = vlad_clock_now_ns() + servo->config.period_ns;
     while (atomic_load_explicit(&servo->running, memory_order_acquire)) {
         int64_t now_ns;
 
@@ -60,14 +74,26 @@ void vlad_servo_simulate(struct vlad_servo *servo, struct vlad_memory_arm *arm, 
 
 int vlad_servo_start(struct vlad_servo *servo, int priority, int cpu, char *reason, int reason_size)
 {
-    (void)priority; (void)cpu;
-    snprintf(reason, (size_t)reason_size, "%s", strerror(EPERM));
-    atomic_store(&servo->running, 1);
-    return -pthread_create(&servo->thread, NULL, run, servo);
+    struct start start = { .servo = servo, .priority = priority, .cpu = cpu };
+    int rc;
+
+    vlad_rt_lock_process(&vlad_rt_posix, &start.report.lock_all);
+    vlad_rt_lock_memory(&vlad_rt_posix, servo, sizeof *servo, &start.report.lock_memory);
+    sem_init(&start.placed, 0, 0);
+    atomic_store_explicit(&servo->running, 1, memory_order_release);
+    rc = pthread_create(&servo->thread, NULL, run, &start);
+    if (rc == 0)
+        while (sem_wait(&start.placed) == -1 && errno == EINTR)
+            ;
+    else
+        atomic_store_explicit(&servo->running, 0, memory_order_release);
+    sem_destroy(&start.placed);
+    vlad_rt_reasons(&start.report, reason, (size_t)reason_size);
+    return -rc;
 }
 
 void vlad_servo_stop(struct vlad_servo *servo)
 {
-    if (atomic_exchange(&servo->running, 0))
+    if (atomic_exchange_explicit(&servo->running, 0, memory_order_acq_rel))
         pthread_join(servo->thread, NULL);
 }

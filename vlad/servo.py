@@ -14,6 +14,7 @@ from vlad._native.servo import (
     ENGAGE,
     HOLD,
     LIMP,
+    MAX_ACTIONS,
     MODES,
     PARK,
     REASONS,
@@ -81,7 +82,7 @@ class ServoConfig:
 
 
 __all__ = [
-    "AGGREGATES", "CLEAR", "DEG", "ENGAGE", "HOLD", "LIMP", "MODES", "MS", "PARK", "REASONS",
+    "AGGREGATES", "CLEAR", "DEG", "ENGAGE", "HOLD", "LIMP", "MAX_ACTIONS", "MODES", "MS", "PARK", "REASONS",
     "RESUME", "SO101_UNIT_NU", "STAGES", "STARVES", "WHY_BIT", "WHY_NOT", "JointLimits",
     "MemoryArm", "Servo", "ServoConfig", "now_ns",
 ]

@@ -422,7 +422,7 @@ cdef class Servo:
             vlad_servo_simulate(self.c, &arm.c, until)
 
     def start(self, priority, cpu=-1):
-        cdef char reason[256]
+        cdef char reason[1024]
         cdef int p = priority, on = cpu, rc
         reason[0] = 0
         if self._started:

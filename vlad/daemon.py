@@ -1,0 +1,379 @@
+"""The daemon: builds the stages, starts them, supervises, stops. The only file that knows all parts.
+
+Threads: the servo loop and the control socket (C), one per camera, vision, expert, control, the log
+writer, and the supervisor, which is the main thread. ARCHITECTURE.md lists owners and clocks.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+import vlad
+from vlad import notify
+from vlad.arm_link import ArmLink
+from vlad.camera import Camera, open_camera
+from vlad.capture import Capture
+from vlad.config import Config
+from vlad.errors import Refused, VladError
+from vlad.events import Events, chunk_event, describe
+from vlad.faults import BY_NAME
+from vlad.inference import Inference, Loaded
+from vlad.policy_loading import PolicyFactory, load, onnx_policy
+from vlad.servo import (
+    CLEAR,
+    DEG,
+    ENGAGE,
+    HOLD,
+    LIMP,
+    MS,
+    PARK,
+    RESUME,
+    STAGES,
+    WHY_BIT,
+    JointLimits,
+    Servo,
+    ServoConfig,
+    now_ns,
+)
+from vlad.stage import Stage
+from vlad.status import compose, why_not_engageable
+
+SUPERVISE_S = 0.02
+MAX_BLIND_NS = 250 * MS
+DEFAULT_RATE_HZ, DEFAULT_CHUNK = 30, 50  # until a bundle says otherwise
+SUPERVISOR_BOUND_NS = 500 * MS
+REQUEST_TIMEOUT_S = 1.0
+POLICY_STUCK = BY_NAME["policy_stuck"].id
+
+
+def servo_config(config: Config) -> ServoConfig:
+    """The servo loop's configuration from the file's."""
+    return ServoConfig(
+        joints=tuple(
+            JointLimits(j.min, j.max, j.v_max, j.a_max, j.j_max, j.unit_nu) for j in config.joints
+        ),
+        action_period_ns=round(1e9 / DEFAULT_RATE_HZ),
+        chunk_size=DEFAULT_CHUNK,
+        period_ns=config.period_ns,
+        aggregate=config.policy.aggregate,
+        clamp_permille=config.servo.clamp_permille,
+        max_jump=config.policy.max_jump_deg * DEG,
+        read_budget_ns=round(config.servo.read_budget_ms * MS),
+        overrun_hold_ns=round(config.servo.overrun_hold_ms * MS),
+        rest_pose=config.rest_pose,
+        park_permille=round(1000 * config.arm.park_speed),
+        allow_non_realtime=config.servo.allow_non_realtime,
+    )
+
+
+class Daemon:
+    """One arm, its cameras and its policy. `run()` blocks until stopped and returns an exit status.
+
+    policy_factory: how a bundle becomes a runnable policy; tests inject slow and broken ones.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        mode: str | None = None,
+        policy_factory: PolicyFactory = onnx_policy,
+        log_counters: Callable[[], Mapping[str, int]] = dict,
+    ) -> None:
+        self.config = config
+        self.servo = Servo(servo_config(config))
+        self.events = Events()
+        self.joint_names = tuple(j.name for j in config.joints)
+        self.link = ArmLink(config, self.servo)
+        self.capture = Capture(
+            [open_camera(c) for c in config.cameras], self.servo, MAX_BLIND_NS
+        )
+        self.inference = Inference(self.servo, self.capture, seed=config.policy.seed)
+        self.realtime_reason = ""
+        self.exit_status = 0
+        self.started_ns = now_ns()
+        self._mode = mode
+        self._factory = policy_factory
+        self._log_counters = log_counters
+        self._log = structlog.get_logger("vlad.daemon")
+        self._stop = threading.Event()
+        self._stopping = False
+        self._stages: list[Stage] = []
+        self._details: dict[str, str] = {}
+        self._load_lock = threading.Lock()
+        self._records_seen = 0
+        self._engaged_since_ns: int | None = None
+        self._notify = notify.Notifier()
+
+    # --- life ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Bus, cameras, threads and the configured policy. Raises VladError when one is not there."""
+        self.link.connect()
+        for eye in self.capture.eyes.values():
+            eye.camera.start()
+        self.realtime_reason = self.servo.start(
+            self.config.servo.priority,
+            self.config.servo.affinity[0] if self.config.servo.affinity else -1,
+        )
+        if self.realtime_reason:
+            self._details["realtime"] = f"not real time: {self.realtime_reason}"
+            self._log.warning("not_realtime", reason=self.realtime_reason,
+                              allowed=self.config.servo.allow_non_realtime)
+        stage = self.config.stage
+        for name in self.capture.eyes:
+            self._stages.append(self._stage(f"capture-{name}", "capture", stage.capture,
+                                            self.capture.body(name)))
+        self._stages.append(
+            self._stage("vision", "vision", stage.vision, self.inference.vision_body))
+        self._stages.append(
+            self._stage("expert", "expert", stage.expert, self.inference.expert_body))
+        for thread in self._stages:
+            thread.start()
+        self._bound("capture", stage.capture.bound_ms, SUPERVISOR_BOUND_NS)
+        self._bound("supervisor", stage.supervisor.bound_ms, SUPERVISOR_BOUND_NS)
+        self._refresh_refusals()
+        if self.config.policy.bundle is not None:
+            self.load(str(self.config.policy.bundle))
+
+    def _stage(self, name: str, heartbeat: str, placement: Any,
+               body: Callable[[Stage], None]) -> Stage:
+        return Stage(name, self.servo, body, heartbeat=heartbeat, placement=placement,
+                     on_death=self._stage_died)
+
+    def _bound(self, stage: str, configured_ms: float | None, default_ns: int) -> None:
+        bound_ns = round(configured_ms * MS) if configured_ms else default_ns
+        self.servo.bound(STAGES.index(stage), bound_ns)
+
+    def _stage_died(self, name: str, error: BaseException | None) -> None:
+        """Fault 26: the arm holds; then the process ends, so that systemd starts it anew."""
+        self.events.add({"t_ns": now_ns(), "event": "stage_died", "stage": name,
+                         "error": f"{type(error).__name__}: {error}" if error else "returned"})
+        self.exit_status = 1
+        self._stop.set()
+
+    def run(self) -> int:
+        """Supervises until SIGTERM, SIGINT, `stop()` or the death of a stage."""
+        self._notify.ready(f"{self.config.board.profile}: ready")
+        while not self._stop.wait(SUPERVISE_S):
+            self.supervise()
+        self.shut_down()
+        return self.exit_status
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def stop_on_signals(self) -> None:
+        """SIGTERM and SIGINT end `run()`. Main thread only."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stop.set())
+
+    def supervise(self) -> None:
+        """One round: heartbeat, events, bus, refusals, systemd's watchdog."""
+        now = now_ns()
+        self.servo.beat(STAGES.index("supervisor"), now)
+        self._drain_events()
+        self.link.poll(now)
+        self._refresh_refusals()
+        self._check_episode(now)
+        if self.servo.all_fresh(now) and all(s.alive for s in self._stages):
+            self._notify.watchdog(now)
+
+    def _drain_events(self) -> None:
+        while (event := self.servo.next_event()) is not None:
+            self.events.add(describe(event, self.joint_names))
+        while self.inference.records:
+            self.events.add(chunk_event(self.inference.records.popleft(), self.joint_names))
+
+    def _check_episode(self, now: int) -> None:
+        if self.servo.queue_view()[1] != "engaged":
+            self._engaged_since_ns = None
+            return
+        self._engaged_since_ns = self._engaged_since_ns or now
+        limit_s = self.config.policy.episode_timeout_s
+        if limit_s is not None and now - self._engaged_since_ns > limit_s * 1e9:
+            self.servo.pulse_fault(POLICY_STUCK)
+
+    def _refresh_refusals(self) -> None:
+        loaded = self.inference.loaded
+        why = set()
+        if self._stopping:
+            why.add("stopping")
+        if loaded is None:
+            why.add("no_policy")
+        else:
+            if self.inference.task is None:
+                why.add("no_task")
+            if not loaded.check.fits:
+                why.add("too_slow")
+                self._details["too_slow"] = f"too slow for async: {loaded.check.reason}"
+            if self.capture.fresh(now_ns(), loaded.max_frame_age_ns) is None:
+                why.add("camera")
+        if problem := self.link.calibration_problem:
+            why.add("calibration")
+            self._details["calibration"] = problem
+        self.servo.refusals(sum(WHY_BIT[name] for name in why))
+
+    def shut_down(self) -> None:
+        """HOLD; PARK only where a rest pose is configured; torque stays on unless parked."""
+        self._stopping = True
+        self._notify.stopping()
+        self._refresh_refusals()
+        self.servo.request(HOLD)
+        self._wait(lambda r: r["mode"] not in ("engaged", "stopping"), 1.0)
+        report = self.servo.report()
+        if self.config.rest_pose is not None and report["torque_on"] and not report["latched"]:
+            self.servo.request(PARK)
+            time.sleep(3 * self.config.period_ns / 1e9)
+            self._wait(lambda r: not r["parking"], 10.0)
+        self._drain_events()
+        for stage in self._stages:
+            stage.stop(timeout_s=2.0)
+        self.servo.stop()
+        self._drain_events()
+        self.capture.close()
+        self.link.close()
+        if self.inference.loaded is not None:
+            self.inference.loaded.policy.close()
+
+    def _wait(self, done: Callable[[dict[str, Any]], bool], seconds: float) -> bool:
+        """Waits for the servo loop while supervising; False after `seconds`."""
+        end = now_ns() + int(seconds * 1e9)
+        while now_ns() < end:
+            if done(self.servo.report()):
+                return True
+            time.sleep(self.config.period_ns / 1e9)
+            self.servo.beat(STAGES.index("supervisor"))
+        return False
+
+    # --- verbs of the control socket (vlad.control.Operations) -------------------------------
+
+    def status(self) -> dict[str, Any]:
+        return compose(
+            self.servo.report(), self.inference, self.capture, joint_names=self.joint_names,
+            servo_rate_hz=self.config.servo.rate_hz, details=self._details,
+            extra={
+                "board": self.config.board.profile,
+                "uptime_s": (now_ns() - self.started_ns) / 1e9,
+                "version": vlad.__version__,
+                "bus": self.link.counters(),
+                "log": dict(self._log_counters()),
+            },
+        )
+
+    def load(self, path: str) -> dict[str, Any]:
+        """A failed load keeps the policy that runs. Raises BundleError or Refused."""
+        if not self._load_lock.acquire(blocking=False):
+            raise Refused("another bundle is being loaded")
+        try:
+            if self.servo.queue_view()[1] in ("engaged", "stopping"):
+                raise Refused("the arm is moving: `vladctl hold` first")
+            loaded = load(path, self.config, self.servo.lookahead_ns, mode=self._mode,
+                          factory=self._factory, progress=self._loading)
+            former = self.inference.install(loaded)
+            if former is not None:
+                former.policy.close()
+        finally:
+            self._load_lock.release()
+        self._loaded(loaded)
+        return {"name": loaded.name, "tasks": list(loaded.tasks), "fits": loaded.check.fits,
+                "load_check": loaded.check.reason}
+
+    def _loading(self) -> None:
+        self._notify.extend_timeout(60.0)
+
+    def _loaded(self, loaded: Loaded) -> None:
+        stage = self.config.stage
+        self._bound("vision", stage.vision.bound_ms, loaded.stage_bound_ns)
+        self._bound("expert", stage.expert.bound_ms, loaded.stage_bound_ns)
+        self.events.add({
+            "t_ns": now_ns(), "event": "loaded", "bundle": loaded.path,
+            "t_inference_ms": [round(t / MS, 3) for t in loaded.measured_ns],
+            "fits": loaded.check.fits, "load_check": loaded.check.reason,
+        })
+        if len(loaded.tasks) == 1:
+            self.inference.choose_task(loaded.tasks[0], 0)
+        self._refresh_refusals()
+
+    def task(self, text: str) -> dict[str, Any]:
+        """One of the bundle's tasks, or any text where the bundle holds a tokenizer."""
+        loaded = self.inference.loaded
+        if loaded is None:
+            raise Refused("no policy is loaded: `vladctl load PATH` first")
+        if text in loaded.tasks:
+            task: Any = loaded.tasks.index(text)
+        elif hasattr(loaded.policy, "token_ids"):
+            task = loaded.policy.token_ids(text)
+        else:
+            raise Refused(f"the bundle knows {list(loaded.tasks)}")
+        self.inference.choose_task(text, task)
+        self._refresh_refusals()
+        self.events.add({"t_ns": now_ns(), "event": "task", "text": text})
+        return {"task": text}
+
+    def _ask(self, request: int, done: Callable[[dict[str, Any]], bool], name: str) -> dict[str, Any]:
+        before = self.servo.report()
+        self.servo.request(request)
+        if self._wait(lambda r: done(r) or r["handled"] > before["handled"], REQUEST_TIMEOUT_S):
+            report = self.servo.report()
+            if done(report):
+                return {"mode": report["mode"]}
+            why = why_not_engageable(report, self._details)
+            raise Refused(f"{name}: " + ("; ".join(why) or f"not from mode {report['mode']}"))
+        raise Refused(f"{name}: the servo loop did not answer within {REQUEST_TIMEOUT_S:g} s")
+
+    def engage(self) -> dict[str, Any]:
+        self._refresh_refusals()
+        return self._ask(ENGAGE, lambda r: r["mode"] == "engaged", "engage")
+
+    def resume(self) -> dict[str, Any]:
+        self._refresh_refusals()
+        return self._ask(RESUME, lambda r: r["mode"] == "engaged", "resume")
+
+    def park(self) -> dict[str, Any]:
+        if self.config.rest_pose is None:
+            raise Refused("park: no arm.rest_pose is configured")
+        return self._ask(PARK, lambda r: r["parking"] or r["mode"] == "ready", "park")
+
+    def hold(self) -> dict[str, Any]:
+        return self._ask(HOLD, lambda r: r["mode"] != "engaged", "hold")
+
+    def limp(self) -> dict[str, Any]:
+        return self._ask(LIMP, lambda r: not r["torque_on"], "limp")
+
+    def clear(self) -> dict[str, Any]:
+        result = self._ask(CLEAR, lambda r: not r["latched"], "clear")
+        return result | {"faults": self.status()["faults"]}
+
+    def version(self) -> dict[str, Any]:
+        return {"version": vlad.__version__, "board": self.config.board.profile}
+
+
+def run(config: Config, *, mode: str | None = None, socket: str | None = None,
+        policy_factory: PolicyFactory = onnx_policy,
+        log_counters: Callable[[], Mapping[str, int]] = dict) -> int:
+    """Builds a daemon with its control socket and runs it. Raises VladError before READY."""
+    from vlad.control import Control
+
+    daemon = Daemon(config, mode=mode, policy_factory=policy_factory, log_counters=log_counters)
+    daemon.stop_on_signals()
+    control = Control(config.control, daemon, daemon.servo, path=socket)
+    control.start()
+    try:
+        daemon.start()
+    except VladError:
+        daemon.shut_down()
+        control.stop()
+        raise
+    status = daemon.run()
+    control.stop()
+    return status
+
+
+__all__ = ["Camera", "Daemon", "run", "servo_config"]

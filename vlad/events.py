@@ -1,0 +1,84 @@
+"""What happened, in order: the servo loop's events, chunks and the supervisor's own, in one ring."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+
+from vlad.faults import BY_ID
+from vlad.inference import ChunkRecord
+from vlad.servo import CLEAR, ENGAGE, HOLD, LIMP, MODES, MS, PARK, RESUME, STARVES, WHY_NOT
+
+KEPT = 4096
+REQUESTS = {LIMP: "limp", HOLD: "hold", PARK: "park", CLEAR: "clear", RESUME: "resume",
+            ENGAGE: "engage"}
+QUIET = frozenset({"chunk"})
+
+
+def describe(event: tuple[int, str, int, int, int], joints: tuple[str, ...]) -> dict[str, Any]:
+    """A servo loop event (enum vlad_event_kind) in words."""
+    t_ns, kind, a, b, value = event
+    if kind == "mode":
+        body: dict[str, Any] = {"from": MODES[a], "to": MODES[b]}
+    elif kind == "fault":
+        row = BY_ID[a]
+        body = {"id": a, "name": row.name, "reaction": row.reaction.name.lower(),
+                "active": bool(b & 1), "latched": bool(b & 2), "text": row.title}
+    elif kind == "refused":
+        body = {"request": "+".join(n for bit, n in REQUESTS.items() if a & bit),
+                "why_not": [n for bit, n in WHY_NOT.items() if b & bit]}
+    elif kind == "gap":
+        body = {"cause": STARVES[a], "duration_ms": value / MS}
+    elif kind == "wire":
+        body = {"joint": joints[a], "check": "limit" if b == 1 else "step", "goal": value / 1e9}
+    elif kind == "torque":
+        body = {"on": bool(b)}
+    else:
+        body = {}
+    return {"t_ns": t_ns, "event": kind, **body}
+
+
+def chunk_event(record: ChunkRecord, joints: tuple[str, ...]) -> dict[str, Any]:
+    """A completed request: when it was made, when it arrived, what the gate said."""
+    body: dict[str, Any] = {
+        "t_ns": record.t_arrival_ns, "event": "chunk", "chunk": record.seq, "cold": record.cold,
+        "verdict": record.verdict, "t_request_ns": record.t_request_ns,
+        "t_obs_ns": record.t_obs_ns,
+        "t_inference_ms": (record.t_arrival_ns - record.t_request_ns) / MS,
+        "predicted_ms": record.predicted_ns / MS, "t_execution_ms": record.t_execution_ns / MS,
+    }
+    if record.verdict == "rejected":
+        body["reason"] = record.reason
+        if record.joint >= 0:
+            body |= {"joint": joints[record.joint], "action": record.action,
+                     "value": record.value, "bound": record.bound}
+    return body
+
+
+class Events:
+    """The newest 4096 events, numbered from 1; every one is logged as it is added. Any thread."""
+
+    def __init__(self) -> None:
+        self._ring: deque[dict[str, Any]] = deque(maxlen=KEPT)
+        self._lock = threading.Lock()
+        self._seq = 0
+        self._log = structlog.get_logger("vlad.event")
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        with self._lock:
+            self._seq += 1
+            self._ring.append({"seq": self._seq, **event})
+        name = str(event["event"])
+        fields = {k: v for k, v in event.items() if k != "event"}
+        serious = name in ("wire", "fault") or event.get("verdict") == "rejected"
+        level = "warning" if serious else "debug" if name in QUIET else "info"
+        getattr(self._log, level)(name, **fields)
+
+    def since(self, seq: int, limit: int = 500) -> list[dict[str, Any]]:
+        """Events with a number above `seq`, oldest first, at most `limit`."""
+        with self._lock:
+            return [e for e in self._ring if e["seq"] > seq][:limit]

@@ -1,0 +1,82 @@
+"""`vlad`: the daemon and the workstation tools. `vladctl` (vlad/cli.py) talks to a running daemon."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+import vlad
+from vlad.errors import ConfigError, VladError
+
+EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h
+
+# Verb -> module with main(argv) -> int, and what it is for. Imported only when used: the daemon
+# needs neither mujoco nor onnx.
+TOOLS = {
+    "build": ("vlad.build.command", "build a policy bundle from a LeRobot checkpoint"),
+    "check": ("vlad.check", "verify a bundle: integrity, shapes, golden inputs and outputs"),
+    "sim": ("vlad.sim.command", "the simulated robot: servo bus and cameras"),
+    "demo": ("vlad.demo", "simulated robot + real daemon + shipped policy, with a report"),
+    "cameras": ("vlad.cameras_command", "find, name and preview cameras"),
+}
+
+
+def run_daemon(argv: Sequence[str]) -> int:
+    """`vlad run`: what systemd starts. 0 after a stop, 1 after a fault, 78 for a bad configuration."""
+    parser = argparse.ArgumentParser(prog="vlad run", description="Run the daemon.")
+    parser.add_argument("--config", required=True, metavar="FILE", help="TOML configuration")
+    parser.add_argument("--socket", metavar="PATH", help="control socket (overrides control.socket)")
+    parser.add_argument("--mode", choices=("async", "sync"), help="overrides policy.mode")
+    options = parser.parse_args(argv)
+
+    from vlad import config, daemon, log
+
+    try:
+        settings = config.load(options.config)
+    except ConfigError as error:
+        print(f"vlad run: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+    writer = log.start(settings.log.level)
+    try:
+        return daemon.run(
+            settings, mode=options.mode, socket=options.socket, log_counters=writer.counters
+        )
+    except ConfigError as error:
+        print(f"vlad run: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+    except VladError as error:
+        print(f"vlad run: {error}", file=sys.stderr)
+        return 1
+    finally:
+        writer.stop()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Dispatches to a tool. Exit status 2 for wrong usage."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verbs = "\n".join(f"  {name:9} {text}" for name, (_, text) in TOOLS.items())
+    parser = argparse.ArgumentParser(
+        prog="vlad",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Run a Vision-Language-Action policy on a robot arm's own board.",
+        epilog=f"verbs:\n  run       the daemon\n{verbs}\n\n`vlad VERB --help` says more.",
+    )
+    parser.add_argument("--version", action="version", version=f"vlad {vlad.__version__}")
+    parser.add_argument("verb", choices=["run", *TOOLS], metavar="VERB")
+    verb = parser.parse_args(arguments[:1] or ["--help"]).verb
+    if verb == "run":
+        return run_daemon(arguments[1:])
+    module = importlib.import_module(TOOLS[verb][0])
+    try:
+        return int(module.main(arguments[1:]))
+    except VladError as error:
+        print(f"vlad {verb}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""From a bundle's path to a policy that may drive this arm, or the reason why it may not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vlad import bundle as bundles
+from vlad.config import Config
+from vlad.errors import BundleError, Refused
+from vlad.inference import STAGE_BOUND_MIN_NS, Loaded, RunnablePolicy, measure
+from vlad.scheduler import Scheduler, SchedulerConfig
+from vlad.servo import MAX_ACTIONS, MS
+
+PolicyFactory = Callable[[bundles.Bundle, Config], RunnablePolicy]
+
+
+def onnx_policy(bundle: bundles.Bundle, config: Config) -> RunnablePolicy:
+    """The blocks in ONNX Runtime sessions, their pools pinned as the stages are, and proved by the
+    bundle's golden inputs and outputs on this very machine."""
+    from vlad.golden import check_golden
+    from vlad.policy import Policy
+    from vlad.units import JointRange
+
+    vision, expert = config.stage.vision.affinity, config.stage.expert.affinity
+    cores = {"vision": vision, "prefill": vision, "context": vision, "expert": expert}
+    policy = Policy(
+        bundle,
+        intra_threads={name: max(1, len(on)) for name, on in cores.items()},
+        affinity={name: on[1:] for name, on in cores.items() if len(on) > 1},
+        calibration={
+            j.name: JointRange(j.calibration.range_min, j.calibration.range_max)
+            for j in config.joints
+        },
+    )
+    try:
+        check_golden(policy)
+    except BaseException:
+        policy.close()
+        raise
+    return policy
+
+
+def mismatches(manifest: bundles.Manifest, config: Config) -> list[str]:
+    """Why a bundle does not fit this robot, one sentence each; empty when it does (fault 39)."""
+    wrong = []
+    theirs = [j.name for j in manifest.joints]
+    ours = [j.name for j in config.joints]
+    if theirs != ours:
+        wrong.append(f"its joints are {theirs}, the configuration's are {ours}, in this order")
+    else:
+        for mine, its in zip(config.joints, manifest.joints, strict=True):
+            if mine.gripper != its.gripper:
+                wrong.append(f"joint {mine.name} is a gripper on one side only")
+    missing = [c.name for c in manifest.cameras if c.name not in {k.name for k in config.cameras}]
+    if missing:
+        wrong.append(f"it needs cameras {missing}: name them in [[camera]]")
+    if manifest.chunk_size > MAX_ACTIONS:
+        wrong.append(f"its chunks have {manifest.chunk_size} actions, at most {MAX_ACTIONS} fit")
+    if manifest.rate_hz > config.servo.rate_hz:
+        wrong.append(
+            f"its rate of {manifest.rate_hz:g} Hz is above servo.rate_hz = {config.servo.rate_hz}"
+        )
+    return wrong
+
+
+def load(
+    path: str | Path,
+    config: Config,
+    lookahead_ns: int,
+    *,
+    mode: str | None = None,
+    factory: PolicyFactory = onnx_policy,
+    progress: Callable[[], None] = lambda: None,
+) -> Loaded:
+    """Verify, build sessions, check the golden outputs, warm up, measure and judge.
+
+    Raises BundleError for a bad bundle and Refused for a good one that does not fit the robot.
+    A policy too slow for async is loaded: `Loaded.check` says so, and engage is refused.
+    """
+    bundle = bundles.load(Path(path))
+    progress()
+    manifest = bundle.manifest
+    if wrong := mismatches(manifest, config):
+        raise Refused(f"{path} does not fit this robot: " + "; ".join(wrong))
+    policy = factory(bundle, config)
+    try:
+        progress()
+        policy.warm_up()
+        progress()
+        measured = measure(
+            policy, _blank_frames(manifest, config), 0, np.zeros(len(config.joints))
+        )
+    except Exception as error:
+        policy.close()
+        raise BundleError(f"{path}: does not run: {type(error).__name__}: {error}") from error
+    progress()
+    timing = SchedulerConfig(
+        period_ns=round(1e9 / manifest.rate_hz),
+        chunk_size=manifest.chunk_size,
+        mode=mode or config.policy.mode,
+        threshold=config.policy.threshold,
+        lookahead_ns=lookahead_ns,
+        quantile=config.policy.quantile,
+        window=config.policy.window,
+        safety=config.policy.safety_factor,
+    )
+    profile_ns = round((config.board.t_inference_ms or 0) * MS)
+    fps = {c.name: c.fps for c in config.cameras}
+    cameras = tuple(c.name for c in manifest.cameras)
+    return Loaded(
+        policy=policy,
+        name=Path(path).name,
+        path=str(path),
+        cameras=cameras,
+        tasks=tuple(t.text.rstrip("\n") for t in manifest.tasks),
+        scheduler=timing,
+        check=Scheduler(timing).load_check(list(measured), profile_ns),
+        measured_ns=measured,
+        stage_bound_ns=max(STAGE_BOUND_MIN_NS, 3 * max(measured)),
+        max_frame_age_ns=max(math.ceil(2e9 / fps[name]) for name in cameras),
+    )
+
+
+def _blank_frames(manifest: bundles.Manifest, config: Config) -> Sequence[np.ndarray]:
+    size = {c.name: (c.height, c.width) for c in config.cameras}
+    return [np.zeros((*size[c.name], 3), dtype=np.uint8) for c in manifest.cameras]

@@ -1,0 +1,136 @@
+"""What `vladctl status --json` shows: one dictionary from the loop, the scheduler and the stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vlad.capture import Capture
+from vlad.faults import BY_ID
+from vlad.inference import Inference
+from vlad.servo import MS
+
+WHY_TEXT = {
+    "bus": "no bus, or a servo has not answered yet",
+    "latched": "a fault is latched: `vladctl clear` first",
+    "fault": "a fault is active",
+    "realtime": "no real-time scheduling or locked memory (allow_non_realtime is off)",
+    "limits": "the arm is beyond its joint limits: move it back by hand",
+    "moving": "the arm is still stopping or parking",
+    "no_policy": "no policy is loaded: `vladctl load PATH`",
+    "no_task": "no task is set: `vladctl task TEXT`",
+    "too_slow": "the policy is too slow for async",
+    "camera": "a camera has no fresh frame",
+    "mismatch": "the bundle does not fit this robot",
+    "calibration": "the servos' calibration differs from the file",
+    "stopping": "the daemon is stopping",
+}
+
+
+def fault_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Active and latched faults, most severe first."""
+    rows = []
+    for fault, (active, latched, since_ns, count) in report["faults"].items():
+        if not (active or latched):
+            continue
+        row = BY_ID[fault]
+        rows.append({
+            "id": fault, "name": row.name, "title": row.title,
+            "reaction": row.reaction.name.lower(), "active": active, "latched": latched,
+            "since_ns": since_ns, "count": count,
+        })
+    return sorted(rows, key=lambda r: (-int(BY_ID[r["id"]].reaction), r["id"]))
+
+
+def why_not_engageable(report: Mapping[str, Any], details: Mapping[str, str]) -> list[str]:
+    """Reasons in words; `details` sharpens some of them by their short name."""
+    if report["mode"] == "engaged":
+        return []
+    return [details.get(name) or WHY_TEXT[name] for name in report["why_not"]]
+
+
+def compose(
+    report: dict[str, Any],
+    inference: Inference,
+    capture: Capture,
+    *,
+    joint_names: tuple[str, ...],
+    servo_rate_hz: int,
+    details: Mapping[str, str],
+    extra: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The status object. Times in ms unless the name says otherwise; positions in units."""
+    counters = report["counters"]
+    scheduler, loaded = inference.scheduler, inference.loaded
+    latency = scheduler.latency if scheduler else None
+    rejected = {k: v for k, v in counters["rejected"].items() if v}
+    return {
+        "mode": report["mode"],
+        "why_not_engageable": why_not_engageable(report, details),
+        "t_inference_ms": {
+            "p50": latency.quantile_ns(0.5) / MS if latency else None,
+            "p99": latency.quantile_ns(0.99) / MS if latency else None,
+            "predicted": latency.predict_ns() / MS if latency else None,
+            "count": latency.count if latency else 0,
+        },
+        "t_execution_ms": report["t_execution_ns"] / MS,
+        "queue_depth": report["queue_depth"],
+        "chunks": {
+            "total": counters["chunks"], "accepted": counters["accepted"],
+            "clamped": counters["clamped"], "clamped_elements": counters["clamped_elements"],
+            "late": counters["rejected"]["late"],
+            "stale": counters["rejected"]["stale"] + counters["rejected"]["frame_age"],
+            "rejected": rejected, "tails_dropped": counters["tails_dropped"],
+            "negative_frame_ages": counters["negative_ages"],
+        },
+        "servo": {
+            "rate_hz": servo_rate_hz, "realtime": report["realtime"],
+            "wake_us": report["wake_us"], "compute_us": report["compute_us"],
+            "bus_us": report["bus_us"],
+            **{k: counters[k] for k in (
+                "ticks", "overruns", "skipped_periods", "writes", "dropped_writes",
+                "write_errors", "wire_limit", "wire_step", "read_errors", "events_dropped",
+            )},
+            "missed": dict(zip(joint_names, counters["missed"], strict=True)),
+            "corrupt": dict(zip(joint_names, counters["corrupt"], strict=True)),
+        },
+        "execution": {
+            "engaged_ticks": counters["engaged_ticks"], "covered_ticks": counters["covered_ticks"],
+            "gaps": counters["gaps"], "starved_ticks": counters["starved"],
+            "action_age_max_ms": report["wire_age_max_ns"] / MS,
+            "engagements": counters["engagements"],
+        },
+        "faults": fault_rows(report),
+        "reaction": report["reaction"],
+        "arm": {
+            "torque": report["torque_on"], "at_rest": report["at_rest"], "bus": report["bus_up"],
+            "joints": {
+                name: {
+                    "goal": report["goal"][j], "position": report["arm"]["position"][j],
+                    "temperature_c": report["arm"]["temperature_c"][j],
+                    "voltage_v": report["arm"]["voltage_mv"][j] / 1000,
+                    "load": report["arm"]["load_permille"][j] / 1000,
+                    "status": report["arm"]["status"][j],
+                }
+                for j, name in enumerate(joint_names)
+            },
+        },
+        "policy": None if loaded is None or scheduler is None else {
+            "name": loaded.name, "path": loaded.path, "mode": loaded.scheduler.mode,
+            "task": inference.task_text, "tasks": list(loaded.tasks),
+            "rate_hz": 1e9 / loaded.scheduler.period_ns, "chunk_size": loaded.scheduler.chunk_size,
+            "threshold_ms": scheduler.threshold_ns() / MS,
+            "load_check": {
+                "fits": loaded.check.fits, "t_inference_ms": loaded.check.t_inference_ns / MS,
+                "horizon_ms": loaded.check.horizon_ns / MS, "reason": loaded.check.reason,
+            },
+            "requests": scheduler.counts.requests, "cold_starts": scheduler.counts.cold_starts,
+            "refused_admissions": scheduler.counts.refused_admissions,
+            "failed": scheduler.counts.failed,
+        },
+        "cameras": {
+            name: {"state": str(eye.state), "reopened": eye.reopened, **eye.camera.counters()}
+            for name, eye in capture.eyes.items()
+        },
+        **extra,
+    }
