@@ -30,8 +30,7 @@ struct vlad_serial_ops {
 extern const struct vlad_serial_ops vlad_serial_posix;
 
 /* Makes an open descriptor non-blocking and, if it is a terminal, raw with VMIN = 1, without which
- * "no data" and "hung up" look the same. baud 0 leaves the speed alone. 0 or -errno; -EINVAL for a
- * speed that termios has no constant for. */
+ * "no data" and "hung up" look the same. baud 0 leaves the speed alone. 0 or -errno. */
 int vlad_serial_prepare(int fd, int baud);
 
 enum vlad_serial_counter {
@@ -119,6 +118,12 @@ static inline uint64_t vlad_serial_count(const struct vlad_serial_bus *bus,
                                          enum vlad_serial_counter counter)
 {
     return atomic_load_explicit(&bus->counters[counter], memory_order_relaxed);
+}
+
+/* How often a call failed with this errno (1..VLAD_SERIAL_N_ERRNO - 1; 0: one beyond that). */
+static inline uint64_t vlad_serial_errno_count(const struct vlad_serial_bus *bus, int code)
+{
+    return atomic_load_explicit(&bus->errno_counts[code], memory_order_relaxed);
 }
 
 #endif

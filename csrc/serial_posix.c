@@ -1,12 +1,13 @@
 /* The real line behind struct vlad_serial_ops: a descriptor, termios and CLOCK_MONOTONIC. */
-#define _GNU_SOURCE /* ppoll, cfmakeraw */
-#include <errno.h>   /* -errno results */
-#include <fcntl.h>   /* O_NONBLOCK */
-#include <poll.h>    /* ppoll */
-#include <termios.h> /* raw mode, speed, tcflush */
-#include <time.h>    /* clock_gettime */
-#include <unistd.h>  /* read, write */
+#define _GNU_SOURCE /* ppoll */
+#include <asm/termbits.h> /* struct termios2: any speed, where termios.h knows a list */
+#include <errno.h>        /* -errno results */
+#include <fcntl.h>        /* O_NONBLOCK */
+#include <poll.h>         /* ppoll */
+#include <sys/ioctl.h>    /* TCGETS2, TCFLSH */
+#include <unistd.h>       /* read, write */
 
+#include "clock.h"
 #include "serial_bus.h"
 
 static ssize_t posix_read(void *port, void *buffer, size_t n)
@@ -32,15 +33,13 @@ static int posix_poll(void *port, short events, int64_t timeout_ns)
 
 static int posix_flush_input(void *port)
 {
-    return tcflush(*(int *)port, TCIFLUSH) < 0 ? -errno : 0;
+    return ioctl(*(int *)port, TCFLSH, TCIFLUSH) < 0 ? -errno : 0;
 }
 
 static int64_t posix_now_ns(void *port)
 {
     (void)port;
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * VLAD_NS_PER_S + t.tv_nsec;
+    return vlad_clock_now_ns();
 }
 
 const struct vlad_serial_ops vlad_serial_posix = {
@@ -51,41 +50,29 @@ const struct vlad_serial_ops vlad_serial_posix = {
     .now_ns = posix_now_ns,
 };
 
-static int speed_of(int baud, speed_t *speed)
-{
-    static const struct { int baud; speed_t speed; } speeds[] = {
-        {38400, B38400},     {57600, B57600},   {115200, B115200},
-        {500000, B500000}, {1000000, B1000000},
-    };
-    for (size_t i = 0; i < sizeof speeds / sizeof *speeds; i++)
-        if (speeds[i].baud == baud) {
-            *speed = speeds[i].speed;
-            return 0;
-        }
-    return -EINVAL;
-}
-
 int vlad_serial_prepare(int fd, int baud)
 {
+    struct termios2 t;
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0)
         return -errno;
-    struct termios t;
-    if (tcgetattr(fd, &t) < 0)
+    if (baud < 0)
+        return -EINVAL;
+    if (ioctl(fd, TCGETS2, &t) < 0)
         return errno == ENOTTY ? 0 : -errno;
-    cfmakeraw(&t);
-    t.c_cflag |= CLOCAL | CREAD;
-    t.c_cflag &= ~(tcflag_t)(CSTOPB | CRTSCTS);
+    t.c_iflag = IGNBRK;
+    t.c_oflag = 0;
+    t.c_lflag = 0;
+    t.c_cflag &= ~(tcflag_t)(CSIZE | PARENB | CSTOPB | CRTSCTS);
+    t.c_cflag |= CS8 | CLOCAL | CREAD;
     t.c_cc[VMIN] = 1;
     t.c_cc[VTIME] = 0;
-    speed_t speed;
     if (baud != 0) {
-        if (speed_of(baud, &speed) < 0)
-            return -EINVAL;
-        cfsetispeed(&t, speed);
-        cfsetospeed(&t, speed);
+        t.c_cflag &= ~(tcflag_t)(CBAUD | CBAUD << IBSHIFT);
+        t.c_cflag |= BOTHER | BOTHER << IBSHIFT;
+        t.c_ispeed = t.c_ospeed = (speed_t)baud;
     }
-    return tcsetattr(fd, TCSANOW, &t) < 0 ? -errno : 0;
+    return ioctl(fd, TCSETS2, &t) < 0 ? -errno : 0;
 }
 
 int vlad_serial_bus_open_fd(struct vlad_serial_bus *bus, int fd, int baud, bool echo)

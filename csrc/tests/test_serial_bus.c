@@ -1,5 +1,8 @@
 /* serial_bus.c over a fake line: every call fails with every errno at every point of a transaction. */
+#define _GNU_SOURCE     /* posix_openpt */
+#include <fcntl.h>      /* open */
 #include <stdio.h>      /* printf */
+#include <stdlib.h>     /* posix_openpt */
 #include <sys/socket.h> /* socketpair */
 #include <unistd.h>     /* close, write */
 
@@ -462,6 +465,42 @@ static void test_posix_line(void)
     close(pair[1]);
 }
 
+/* A terminal: raw bytes both ways, any speed, and "nothing yet" told from "hung up". */
+static void test_pseudo_terminal(void)
+{
+    static const int speeds[] = {1000000, 500000, 250000, 128000, 115200, 76800, 57600, 38400, 0};
+    uint8_t every[256], got[256];
+    int master = posix_openpt(O_RDWR | O_NOCTTY);
+    CHECK(master >= 0);
+    CHECK_EQ(grantpt(master), 0);
+    CHECK_EQ(unlockpt(master), 0);
+    int fd = open(ptsname(master), O_RDWR | O_NOCTTY);
+    CHECK(fd >= 0);
+    CHECK_EQ(vlad_serial_bus_open_fd(&bus, fd, -1, false), -EINVAL);
+    for (int i = 0; i < 9; i++)
+        CHECK_EQ(vlad_serial_bus_open_fd(&bus, fd, speeds[i], false), 0);
+    for (int i = 0; i < 256; i++)
+        every[i] = (uint8_t)i;
+    CHECK_EQ(vlad_serial_posix.read(&bus.fd, got, 256), -EAGAIN);
+    CHECK_EQ(write(master, every, 256), 256);
+    CHECK_EQ(vlad_serial_posix.poll(&bus.fd, POLLIN, VLAD_NS_PER_S), POLLIN);
+    CHECK_EQ(vlad_serial_posix.read(&bus.fd, got, 256), 256);
+    CHECK(memcmp(every, got, 256) == 0);
+    CHECK_EQ(vlad_serial_posix.write(&bus.fd, every, 256), 256);
+    CHECK_EQ(read(master, got, 256), 256);
+    CHECK(memcmp(every, got, 256) == 0);
+    CHECK_EQ(write(master, every, 100), 100);
+    CHECK_EQ(vlad_serial_posix.poll(&bus.fd, POLLIN, VLAD_NS_PER_S), POLLIN);
+    CHECK_EQ(vlad_serial_posix.flush_input(&bus.fd), 0);
+    CHECK_EQ(vlad_serial_posix.read(&bus.fd, got, 256), -EAGAIN);
+    CHECK_EQ(vlad_serial_posix.poll(&bus.fd, POLLIN, VLAD_NS_PER_MS), 0);
+    close(master); /* fault 15: the device is gone */
+    int64_t deadline = vlad_serial_posix.now_ns(&bus.fd) + VLAD_NS_PER_S;
+    CHECK_EQ(vlad_serial_ping(&bus, 1, deadline, NULL), -EIO);
+    CHECK(n(VLAD_SERIAL_ERRORS) > 0);
+    close(fd);
+}
+
 int main(void)
 {
     test_requests();
@@ -479,5 +518,6 @@ int main(void)
     test_echo();
     test_random_faults();
     test_posix_line();
+    test_pseudo_terminal();
     CHECK_DONE();
 }
