@@ -126,7 +126,8 @@ def _affinities(name: str, threads: Threads) -> str:
     cores: Sequence[int] = threads.affinity or ()
     if len(cores) != threads.count - 1:
         raise ConfigError(
-            f"block {name}: {threads.count} threads need the cores of {threads.count - 1} (the caller pins itself), "
+            f"block {name}: {threads.count} threads need the cores of {threads.count - 1} (the "
+            "caller pins itself), "
             f"got {list(cores)}"
         )
     return ";".join(str(core + 1) for core in cores)

@@ -47,7 +47,7 @@ class Bundle:
         return _inside(self.path, file)
 
     def array(self, file: File, *, mapped: bool = False) -> NDArray[Any]:
-        """A `.npy` array of the bundle, read or memory mapped. Raises BundleError; never unpickles."""
+        """A numeric `.npy` array of the bundle, read or memory mapped. Raises BundleError."""
         path = self.file(file)
         try:
             values = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)

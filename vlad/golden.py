@@ -95,7 +95,8 @@ def check_golden(policy: Policy) -> GoldenCheck:
             name[:5] != "image" and inputs[name].shape != like.shape
         ):
             raise BundleError(
-                f"{bundle.path}: golden input {name} is {inputs[name].dtype} {list(inputs[name].shape)}"
+                f"{bundle.path}: golden input {name} is {inputs[name].dtype} "
+                f"{list(inputs[name].shape)}"
             )
     found = run_golden(policy, golden.task, inputs)
     differences = {}
@@ -106,7 +107,8 @@ def check_golden(policy: Policy) -> GoldenCheck:
         difference = float(np.abs(expected - found[name]).max())
         if not difference <= golden.tolerance:
             raise BundleError(
-                f"{bundle.path}: golden output {name} differs by {difference:.3g}, more than {golden.tolerance:.3g}: "
+                f"{bundle.path}: golden output {name} differs by {difference:.3g}, more than "
+                f"{golden.tolerance:.3g}: "
                 "this runtime does not compute what the bundle was built for"
             )
         differences[name] = difference

@@ -50,7 +50,8 @@ class TokenEmbeddings:
         wanted = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}[table.dtype]
         if rows.dtype != np.dtype(wanted) or rows.shape != (table.rows, manifest.prefix.hidden):
             raise BundleError(
-                f"{bundle.path}: token table is {rows.dtype} {list(rows.shape)}, not what the manifest says"
+                f"{bundle.path}: token table is {rows.dtype} {list(rows.shape)}, not what the "
+                "manifest says"
             )
         self._rows: NDArray[Any] = rows
         self._bfloat16 = table.dtype == "bfloat16"

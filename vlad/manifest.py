@@ -189,7 +189,8 @@ def parse_manifest(text: bytes, where: str = MANIFEST) -> Manifest:
         version = msgspec.json.decode(text, type=_Version).format_version
         if version != FORMAT_VERSION:
             raise BundleError(
-                f"{where}: format version {version}, this vlad reads {FORMAT_VERSION}: rebuild it with `vlad build`"
+                f"{where}: format version {version}, this vlad reads {FORMAT_VERSION}: rebuild it "
+                "with `vlad build`"
             )
         manifest = msgspec.json.decode(text, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -205,46 +206,49 @@ class _Version(msgspec.Struct):
 
 def _disagreements(m: Manifest) -> list[str]:
     """What the schema alone cannot see."""
-    wrong = []
     names = [b.name for b in m.blocks]
-    if len(set(names)) != len(names) or set(names) != _SMOLVLA_BLOCKS:
-        wrong.append(f"blocks {names}, expected one each of {sorted(_SMOLVLA_BLOCKS)}")
-    for what, statistics in (("state", m.state), ("action", m.action)):
-        if len(statistics.mean) != len(m.joints) or len(statistics.std) != len(m.joints):
-            wrong.append(
-                f"{what} statistics for {len(statistics.mean)} joints, but {len(m.joints)} joints"
-            )
-        if not all(math.isfinite(v) for v in statistics.mean) or not all(
-            math.isfinite(v) and v >= 0 for v in statistics.std
-        ):
-            wrong.append(f"{what} statistics are not finite, or a deviation is negative")
-    for what, listed in (("joints", m.joints), ("cameras", m.cameras)):
-        if len({item.name for item in listed}) != len(listed):
-            wrong.append(f"{what} repeat a name")
-    if len(m.joints) > min(m.max_state_dim, m.max_action_dim):
-        wrong.append(f"{len(m.joints)} joints exceed max_state_dim or max_action_dim")
     longest = len(m.cameras) * m.prefix.image_tokens + m.max_task_tokens + 1
-    if longest > m.prefix.max_tokens:
-        wrong.append(
-            f"a prefix of {longest} tokens exceeds prefix.max_tokens {m.prefix.max_tokens}"
-        )
-    for task in m.tasks:
-        if len(task.token_ids) > m.max_task_tokens:
-            wrong.append(
-                f"task {task.text!r} has {len(task.token_ids)} tokens, more than {m.max_task_tokens}"
-            )
-    table = m.token_table
+    paths = [file.path for file in files(m)]
+    checks = {
+        f"blocks {names}, expected one each of {sorted(_SMOLVLA_BLOCKS)}": len(names)
+        == len(_SMOLVLA_BLOCKS)
+        and set(names) == _SMOLVLA_BLOCKS,
+        "joints repeat a name": len({j.name for j in m.joints}) == len(m.joints),
+        "cameras repeat a name": len({c.name for c in m.cameras}) == len(m.cameras),
+        f"{len(m.joints)} joints exceed max_state_dim or max_action_dim": len(m.joints)
+        <= min(m.max_state_dim, m.max_action_dim),
+        f"a prefix of {longest} tokens exceeds prefix.max_tokens {m.prefix.max_tokens}": longest
+        <= m.prefix.max_tokens,
+        f"golden.task names none of {len(m.tasks)} tasks": m.golden is None
+        or m.golden.task < len(m.tasks),
+        "two entries name the same file": len(set(paths)) == len(paths),
+    }
+    wrong = [message for message, holds in checks.items() if not holds]
+    for what, statistics in (("state", m.state), ("action", m.action)):
+        wrong += _statistics_disagreements(what, statistics, len(m.joints))
+    return wrong + _task_disagreements(m)
+
+
+def _statistics_disagreements(what: str, statistics: Statistics, joints: int) -> list[str]:
+    if {len(statistics.mean), len(statistics.std)} != {joints}:
+        return [f"{what} statistics are not for {joints} joints"]
+    if not all(map(math.isfinite, [*statistics.mean, *statistics.std, statistics.eps])):
+        return [f"{what} statistics are not finite"]
+    if min(statistics.std) < 0:
+        return [f"{what} statistics have a negative deviation"]
+    return []
+
+
+def _task_disagreements(m: Manifest) -> list[str]:
+    table, wrong = m.token_table, []
     if table.token_ids is not None and len(table.token_ids) != table.rows:
         wrong.append(f"token_table has {table.rows} rows for {len(table.token_ids)} token ids")
-    known = set(range(table.rows)) if table.token_ids is None else set(table.token_ids)
-    for task in m.tasks:
-        if not known.issuperset(task.token_ids):
-            wrong.append(f"task {task.text!r} uses tokens that token_table does not hold")
     if m.tokenizer is not None and table.token_ids is not None:
         wrong.append("a tokenizer needs the whole token_table")
-    if m.golden is not None and m.golden.task >= len(m.tasks):
-        wrong.append(f"golden.task is {m.golden.task}, but there are {len(m.tasks)} tasks")
-    paths = [file.path for file in files(m)]
-    if len(set(paths)) != len(paths):
-        wrong.append("two entries name the same file")
+    known = range(table.rows) if table.token_ids is None else set(table.token_ids)
+    for task in m.tasks:
+        if len(task.token_ids) > m.max_task_tokens:
+            wrong.append(f"task {task.text!r} has more than {m.max_task_tokens} tokens")
+        if not all(token in known for token in task.token_ids):
+            wrong.append(f"task {task.text!r} uses tokens that token_table does not hold")
     return wrong

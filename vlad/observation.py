@@ -42,7 +42,8 @@ class ImagePreprocessor:
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise DeviceError(
-                f"camera frame is {image.dtype} {list(image.shape)}, expected uint8 [height, width, 3]"
+                f"camera frame is {image.dtype} {list(image.shape)}, expected uint8 [height, "
+                "width, 3]"
             )
         height, width = image.shape[:2]
         plan = self._plans.get((height, width))

@@ -9,9 +9,10 @@ Runs in an environment with LeRobot as its users install it (`pip install
     OUT/checkpoint/   what save_pretrained of policy, pre- and post-processor write
     OUT/dataset/meta  what LeRobotDatasetMetadata writes
     OUT/vlm/          the vision-language model's configuration and tokenizer
-    OUT/reference.npz observations, noise and, for each case, LeRobot's chunk (in degrees, and normalised): `chunk` in
-                      float32, `mixed` in the dtypes LeRobot runs by default, `defect` in float32 with the position ids
-                      of transformers 4.55.1 to 4.57 (huggingface/transformers issue 41190)
+    OUT/reference.npz observations, noise and, for each case, LeRobot's chunk (in degrees, and
+                      normalised): `chunk` in float32, `mixed` in the dtypes LeRobot runs by
+                      default, `defect` in float32 with the position ids of transformers 4.55.1 to
+                      4.57 (huggingface/transformers issue 41190)
 """
 
 from __future__ import annotations

@@ -62,7 +62,8 @@ def read_checkpoint(
     config = read_json(path / "config.json")
     if config.get("type") != "smolvla":
         raise BundleError(
-            f"{path / 'config.json'}: policy type {config.get('type')!r} is not supported; use smolvla"
+            f"{path / 'config.json'}: policy type {config.get('type')!r} is not supported; use "
+            "smolvla"
         )
     weights = SafeTensors(path / "model.safetensors")
     name = str(config.get("vlm_model_name", ""))
@@ -147,7 +148,8 @@ def _steps(path: Path, name: str) -> tuple[Path, dict[str, dict[str, Any]]]:
     file = path / name
     if not file.exists():
         raise BundleError(
-            f"{file}: missing, so the normalisation statistics are unknown; checkpoints older than LeRobot 0.4 need "
+            f"{file}: missing, so the normalisation statistics are unknown; checkpoints older than "
+            "LeRobot 0.4 need "
             "lerobot/processor/migrate_policy_normalization.py first"
         )
     try:
@@ -163,13 +165,15 @@ def _statistics(
     kind = "ACTION" if feature == "action" else "STATE"
     if entry is None or not entry.get("state_file"):
         raise BundleError(
-            f"{path}: {step} has no state file, so {feature} cannot be normalised; train with statistics"
+            f"{path}: {step} has no state file, so {feature} cannot be normalised; train with "
+            "statistics"
         )
     settings = entry.get("config", {})
     modes = {str(k): str(v) for k, v in settings.get("norm_map", {}).items()}
     if modes.get(kind) != "MEAN_STD" or modes.get("VISUAL", "IDENTITY") != "IDENTITY":
         raise BundleError(
-            f"{path}: normalisation {modes} is not supported; {kind} MEAN_STD and VISUAL IDENTITY are"
+            f"{path}: normalisation {modes} is not supported; {kind} MEAN_STD and VISUAL IDENTITY "
+            "are"
         )
     name = Path(str(entry["state_file"]))
     if name.name != str(name):

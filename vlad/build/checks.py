@@ -1,4 +1,4 @@
-"""What a bundle needs beside the weights, cross-checked before anything is written: never guessed."""
+"""What a bundle needs beside the weights, cross-checked before anything is written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EMBEDDING = "model.vlm_with_expert.vlm.model.text_model.embed_tokens.weight"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Facts:
-    """What the checkpoint does not say: rate in Hz, joint names in order, tasks, units and choices."""
+    """What the checkpoint does not say: rate in Hz, joint names in order, tasks, units, choices."""
 
     rate_hz: float
     joints: tuple[str, ...]
@@ -48,8 +48,10 @@ def policy_cameras(checkpoint: Checkpoint, facts: Facts, dataset: Dataset | None
         source = source_of.get(feature, feature)
         if dataset is not None and source not in dataset.cameras:
             raise BundleError(
-                f"camera {feature} is not in the dataset {dataset.path} (it has {list(dataset.cameras)}): give the "
-                f"dataset that the policy was trained on, or --skip-camera {name} if it was trained without it"
+                f"camera {feature} is not in the dataset {dataset.path} (it has "
+                f"{list(dataset.cameras)}): give the "
+                f"dataset that the policy was trained on, or --skip-camera {name} if it was "
+                "trained without it"
             )
         cameras.append(Camera(name=name, feature=feature, source=source))
     unknown = set(facts.skip_cameras) - {
@@ -57,7 +59,8 @@ def policy_cameras(checkpoint: Checkpoint, facts: Facts, dataset: Dataset | None
     }
     if unknown:
         raise BundleError(
-            f"--skip-camera {sorted(unknown)}: the policy has {list(checkpoint.architecture.cameras)}"
+            f"--skip-camera {sorted(unknown)}: the policy has "
+            f"{list(checkpoint.architecture.cameras)}"
         )
     if not cameras:
         raise BundleError("no camera is left: a SmolVLA needs at least one")
@@ -69,7 +72,8 @@ def check_joints(checkpoint: Checkpoint, facts: Facts, dataset: Dataset | None) 
     for what, count in (("state", arch.state_dim), ("action", arch.action_dim)):
         if count != len(facts.joints):
             raise BundleError(
-                f"the policy's {what} has {count} dimensions, but the joints are {list(facts.joints)}"
+                f"the policy's {what} has {count} dimensions, but the joints are "
+                f"{list(facts.joints)}"
             )
     if len(facts.joints) > MAX_JOINTS:
         raise BundleError(f"{len(facts.joints)} joints; at most {MAX_JOINTS} are supported")
@@ -112,8 +116,10 @@ def _check_same_data(feature: str, trained: Normalisation, seen: FeatureRange) -
         np.abs(trained.std - seen.std) > slack
     ).any():
         raise BundleError(
-            f"statistics of {feature} in the checkpoint (mean {_short(trained.mean)}, std {_short(trained.std)}) and in "
-            f"the dataset (mean {_short(seen.mean)}, std {_short(seen.std)}) disagree: give the dataset that the policy "
+            f"statistics of {feature} in the checkpoint (mean {_short(trained.mean)}, std "
+            f"{_short(trained.std)}) and in "
+            f"the dataset (mean {_short(seen.mean)}, std {_short(seen.std)}) disagree: give the "
+            "dataset that the policy "
             "was trained on, or --other-dataset if rate, joints, units and tasks are the same there"
         )
 
@@ -128,7 +134,8 @@ def tokenised_tasks(checkpoint: Checkpoint, facts: Facts) -> tuple[list[Task], P
     tokenizer = checkpoint.tokenizer_file
     if tokenizer is None:
         raise BundleError(
-            f"the tokenizer of {checkpoint.vlm_name!r} is needed to tokenise the tasks: give its tokenizer.json with "
+            f"the tokenizer of {checkpoint.vlm_name!r} is needed to tokenise the tasks: give its "
+            "tokenizer.json with "
             "--tokenizer, or its directory with --vlm"
         )
     vocabulary = checkpoint.weights.shape(EMBEDDING)[0]

@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     """The argument parser of `vlad build`."""
     p = argparse.ArgumentParser(
         prog="vlad build",
-        description="Write a policy bundle from a LeRobot SmolVLA checkpoint, straight from its weights.",
+        description="Write a policy bundle from a LeRobot SmolVLA checkpoint, from its weights.",
         epilog="exit status: 0 written, 1 refused (the reason is on standard error), 2 usage",
     )
     p.add_argument("checkpoint", type=Path, help="pretrained_model directory that LeRobot wrote")
@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         "--position-ids",
         choices=("ordered", "transformers-4.57-float32"),
         default="ordered",
-        help="vision position ids; the second repeats a defect, for a vision encoder trained with it in float32",
+        help="vision position ids; the second repeats a defect, for a policy trained with it",
     )
     p.add_argument(
         "--free-text",
@@ -186,7 +186,8 @@ def _text(s: dict[str, Any]) -> str:
     ]
     for name, b in s["blocks"].items():
         lines.append(
-            f"  {name:8} {b['parameters'] / 1e6:8.2f} M parameters {b['bytes'] / 1e6:8.1f} MB {b['gflop']:9.3f} GFLOP"
+            f"  {name:8} {b['parameters'] / 1e6:8.2f} M parameters {b['bytes'] / 1e6:8.1f} MB "
+            f"{b['gflop']:9.3f} GFLOP"
         )
     lines.append(f"  cameras  {', '.join(s['cameras'])}")
     lines.append(f"  joints   {', '.join(s['joints'])} ({s['units']})")

@@ -1,7 +1,7 @@
 """Block `expert`: one flow-matching step, the velocity of a noisy action chunk.
 
     x               float32 [chunk, max_action_dim]      noisy actions, all (padded) dimensions
-    time_embedding  float32 [1, expert_hidden]           of the flow time (vlad.expert.time_embedding)
+    time_embedding  float32 [1, expert_hidden]   of the flow time (vlad.expert.time_embedding)
     context_key     float32 [layers, kv_heads, s, head_dim]
     context_value   float32 [layers, kv_heads, s, head_dim]
  -> velocity        float32 [chunk, max_action_dim]
@@ -12,6 +12,8 @@ again, as in LeRobot (`forward_cross_attn_layer`, smolvlm_with_expert.py).
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 
@@ -38,14 +40,20 @@ def build_expert(arch: Architecture, weights: SafeTensors) -> Graph:
     tables = rope_tables(arch.head_dim, arch.max_prefix + chunk)
     start = graph.dimension(context_key, 2)
     end = graph.op("Add", start, graph.integers([chunk]))
-    whole = [
+    cos, sin = (
         graph.weight(name, table)
         for name, table in zip(("rope_cos", "rope_sin"), tables, strict=True)
-    ]
-    shifted = [graph.slice(table, start, end, 0) for table in whole]
-    based = [graph.slice(table, graph.integers([0]), graph.integers([chunk]), 0) for table in whole]
+    )
+    first, last = graph.integers([0]), graph.integers([chunk])
     causal = np.triu(np.full((chunk, chunk), _HIDDEN, np.float32), k=1)
-    mask = graph.weight("causal_mask", np.tile(causal, (arch.heads // arch.kv_heads, 1)))
+    model = _Model(
+        graph,
+        arch,
+        weights,
+        shifted=(graph.slice(cos, start, end, 0), graph.slice(sin, start, end, 0)),
+        based=(graph.slice(cos, first, last, 0), graph.slice(sin, first, last, 0)),
+        causal=graph.weight("causal_mask", np.tile(causal, (arch.heads // arch.kv_heads, 1))),
+    )
 
     hidden = _embed(graph, x, time, arch, weights)
     for index in range(arch.layers):
@@ -53,21 +61,7 @@ def build_expert(arch: Architecture, weights: SafeTensors) -> Graph:
             which = graph.integer(index)
             key = graph.op("Gather", context_key, which, axis=0)
             value = graph.op("Gather", context_value, which, axis=0)
-            cross = index in arch.cross_layers
-            tables_here = based if cross else shifted
-            attended = _attention(
-                graph,
-                hidden,
-                arch,
-                weights,
-                index,
-                tables_here[0],
-                tables_here[1],
-                key,
-                value,
-                None if cross else mask,
-            )
-            hidden = _mlp(graph, attended, arch, weights, index)
+            hidden = _mlp(model, _attention(model, hidden, index, key, value), index)
     norm = weights.read("model.vlm_with_expert.lm_expert.norm.weight", (d,))
     velocity = graph.linear(
         graph.rms_norm(hidden, "norm", norm, arch.rms_eps),
@@ -118,47 +112,44 @@ def _embed(graph: Graph, x: str, time: str, arch: Architecture, weights: SafeTen
     )
 
 
-def _attention(
-    graph: Graph,
-    x: str,
-    arch: Architecture,
-    weights: SafeTensors,
-    index: int,
-    cos: str,
-    sin: str,
-    key: str,
-    value: str,
-    mask: str | None,
-) -> str:
-    """Attention and its residual; with a `mask` the actions also attend to themselves."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Model:
+    """What every layer shares. `shifted` and `based` are (cos, sin) from the end of the prefix and
+    from 0, `causal` the mask among actions.
+    """
+
+    graph: Graph
+    arch: Architecture
+    weights: SafeTensors
+    shifted: tuple[str, str]
+    based: tuple[str, str]
+    causal: str
+
+
+def _attention(model: _Model, x: str, index: int, key: str, value: str) -> str:
+    """Attention to the prefix, in self-attention layers to the actions too, and its residual."""
+    graph, arch, weights = model.graph, model.arch, model.weights
+    cross = index in arch.cross_layers
     d, head_dim, heads, kv_heads = arch.expert_hidden, arch.head_dim, arch.heads, arch.kv_heads
-    width, kv_width, half = heads * head_dim, kv_heads * head_dim, head_dim // 2
+    width, kv_width = heads * head_dim, kv_heads * head_dim
 
     def linear(source: str, name: str, rows: int, columns: int, scale: float = 1.0) -> str:
         weight = weights.read(f"{_LAYERS}{index}.self_attn.{name}.weight", (rows, columns))
         return graph.linear(source, name, weight * np.float32(scale) if scale != 1.0 else weight)
 
+    def rotated(source: str, count: int) -> str:
+        cos, sin = model.based if cross else model.shifted
+        return rope(graph, split_heads(graph, source, count, head_dim), cos, sin)
+
     weight = weights.read(f"{_LAYERS}{index}.input_layernorm.weight", (d,))
     normed = graph.rms_norm(x, "input_layernorm", weight, arch.rms_eps)
-    query = rope(
-        graph,
-        split_heads(graph, linear(normed, "q_proj", width, d, head_dim**-0.5), heads, head_dim),
-        cos,
-        sin,
-        half,
-    )
+    query = rotated(linear(normed, "q_proj", width, d, head_dim**-0.5), heads)
     grouped = graph.op("Reshape", query, graph.integers([kv_heads, -1, head_dim]))
     scores = graph.op("MatMul", grouped, graph.op("Transpose", key, perm=[0, 2, 1]))
-    if mask is not None:
-        own = rope(
-            graph,
-            split_heads(graph, linear(normed, "k_proj", kv_width, d), kv_heads, head_dim),
-            cos,
-            sin,
-            half,
-        )
+    if not cross:
+        own = rotated(linear(normed, "k_proj", kv_width, d), kv_heads)
         own_scores = graph.op("MatMul", grouped, graph.op("Transpose", own, perm=[0, 2, 1]))
-        scores = graph.op("Concat", scores, graph.op("Add", own_scores, mask), axis=-1)
+        scores = graph.op("Concat", scores, graph.op("Add", own_scores, model.causal), axis=-1)
         own_value = split_heads(graph, linear(normed, "v_proj", kv_width, d), kv_heads, head_dim)
         value = graph.op("Concat", value, own_value, axis=1)
     attended = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), value)
@@ -167,7 +158,8 @@ def _attention(
     return y
 
 
-def _mlp(graph: Graph, x: str, arch: Architecture, weights: SafeTensors, index: int) -> str:
+def _mlp(model: _Model, x: str, index: int) -> str:
+    graph, arch, weights = model.graph, model.arch, model.weights
     d, m = arch.expert_hidden, arch.expert_mlp
     key = f"{_LAYERS}{index}."
     weight = weights.read(f"{key}post_attention_layernorm.weight", (d,))

@@ -152,7 +152,8 @@ class Graph:
         """
         if self._weight_bytes > _PROTOBUF_LIMIT:
             raise BundleError(
-                f"block {self.name}: {self._weight_bytes} bytes of float32 weights exceed the 2 GB of one ONNX file"
+                f"block {self.name}: {self._weight_bytes} bytes of float32 weights exceed the 2 GB "
+                "of one ONNX file"
             )
         body = helper.make_graph(
             self._nodes, self.name, self._inputs, self._outputs, list(self._constants.values())
@@ -185,9 +186,9 @@ def rope_tables(head_dim: int, positions: int, wavelength: float = 10_000.0) -> 
     return np.cos(radians, dtype=np.float32), np.sin(radians, dtype=np.float32)
 
 
-def rope(graph: Graph, x: str, cos: str, sin: str, half: int) -> str:
-    """Rotate `x` `[heads, n, 2 * half]` by tables `[n, half]`: (x1 cos - x2 sin, x2 cos + x1 sin)."""
-    x1, x2 = graph.op("Split", x, graph.integers([half, half]), outputs=2, axis=-1)
+def rope(graph: Graph, x: str, cos: str, sin: str) -> str:
+    """Rotate `x` `[heads, n, 2 * half]` by `[n, half]`: (x1 cos - x2 sin, x2 cos + x1 sin)."""
+    x1, x2 = graph.op("Split", x, outputs=2, axis=-1, num_outputs=2)
     left = graph.op("Sub", graph.op("Mul", x1, cos), graph.op("Mul", x2, sin))
     right = graph.op("Add", graph.op("Mul", x2, cos), graph.op("Mul", x1, sin))
     rotated: str = graph.op("Concat", left, right, axis=-1)

@@ -3,9 +3,9 @@ layer.
 
     tokens      float32 [n, hidden]               image then task tokens, already scaled; n may be 0
     state       float32 [1, max_state_dim]        normalised and zero padded
-    past_key    float32 [layers, kv_heads, past, head_dim]   keys and values of a prefix already computed,
+    past_key    float32 [layers, kv_heads, past, head_dim]   of a prefix already computed,
     past_value  float32 [layers, kv_heads, past, head_dim]   or past = 0
- -> key, value  float32 [layers, kv_heads, n + 1, head_dim]  of the new tokens and the state, keys rotated
+ -> key, value  float32 [layers, kv_heads, n + 1, head_dim]  of tokens and state, keys rotated
 
 The state token is last. Image and task tokens see each other and the past; only the state token
 sees itself, which is LeRobot's mask. So a fresh state on known images costs one token: n = 0, past
@@ -15,6 +15,8 @@ computed (the rest is dead at inference).
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 
@@ -43,11 +45,11 @@ def build_prefill(arch: Architecture, weights: SafeTensors) -> Graph:
         weights.read("model.state_proj.bias", (arch.hidden,)),
     )
     x = graph.op("Concat", tokens, embedded, axis=0)
-    past = graph.dimension(past_key, 2)
+    start = graph.dimension(past_key, 2)
     new = graph.dimension(x, 0)
-    total = graph.op("Add", past, new)
+    total = graph.op("Add", start, new)
     cos, sin = (
-        graph.slice(graph.weight(name, table), past, total, 0)
+        graph.slice(graph.weight(name, table), start, total, 0)
         for name, table in zip(
             ("rope_cos", "rope_sin"), rope_tables(arch.head_dim, arch.max_prefix), strict=True
         )
@@ -58,21 +60,12 @@ def build_prefill(arch: Architecture, weights: SafeTensors) -> Graph:
         y: str = graph.op("Gather", which, graph.integer(index), axis=0)
         return y
 
+    model = _Model(graph, arch, weights, cos, sin, mask)
     keys, values = [], []
     for index in range(arch.layers):
         with graph.scope(f"layer{index}"):
-            x, key, value = _layer(
-                graph,
-                x,
-                arch,
-                weights,
-                index,
-                cos,
-                sin,
-                mask,
-                past_of(index, past_key),
-                past_of(index, past_value),
-            )
+            past = past_of(index, past_key), past_of(index, past_value)
+            x, key, value = _layer(model, x, index, *past)
         keys.append(graph.op("Unsqueeze", key, graph.integers([0])))
         values.append(graph.op("Unsqueeze", value, graph.integers([0])))
     out: list[int | str] = [arch.layers, arch.kv_heads, "n_and_state", arch.head_dim]
@@ -112,21 +105,23 @@ def _mask(graph: Graph, new: str, total: str, group: int) -> str:
     return tiled
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Model:
+    """What every layer shares."""
+
+    graph: Graph
+    arch: Architecture
+    weights: SafeTensors
+    cos: str
+    sin: str
+    mask: str
+
+
 def _layer(
-    graph: Graph,
-    x: str,
-    arch: Architecture,
-    weights: SafeTensors,
-    index: int,
-    cos: str,
-    sin: str,
-    mask: str,
-    past_key: str,
-    past_value: str,
+    model: _Model, x: str, index: int, past_key: str, past_value: str
 ) -> tuple[str, str, str]:
-    """One language layer. Returns its output (its input after the last layer), new keys and new
-    values.
-    """
+    """One language layer: its output, new keys and new values; the last one's output is dead."""
+    graph, arch, weights = model.graph, model.arch, model.weights
     d, head_dim, heads, kv_heads = arch.hidden, arch.head_dim, arch.heads, arch.kv_heads
     width, kv_width = heads * head_dim, kv_heads * head_dim
     key_of = f"{_LAYERS}{index}."
@@ -140,28 +135,21 @@ def _layer(
             value, name, weights.read(f"{key_of}{name}.weight", (d,)), arch.rms_eps
         )
 
+    def rotated(value: str, count: int) -> str:
+        return rope(graph, split_heads(graph, value, count, head_dim), model.cos, model.sin)
+
     normed = norm(x, "input_layernorm")
-    half = head_dim // 2
-    key = rope(
-        graph,
-        split_heads(graph, linear(normed, "self_attn.k_proj", kv_width, d), kv_heads, head_dim),
-        cos,
-        sin,
-        half,
-    )
+    key = rotated(linear(normed, "self_attn.k_proj", kv_width, d), kv_heads)
     value = split_heads(graph, linear(normed, "self_attn.v_proj", kv_width, d), kv_heads, head_dim)
     if index == arch.layers - 1:
         return x, key, value
 
-    query = split_heads(
-        graph, linear(normed, "self_attn.q_proj", width, d, head_dim**-0.5), heads, head_dim
-    )
-    query = rope(graph, query, cos, sin, half)
+    query = rotated(linear(normed, "self_attn.q_proj", width, d, head_dim**-0.5), heads)
     grouped = graph.op("Reshape", query, graph.integers([kv_heads, -1, head_dim]))
     all_keys = graph.op("Concat", past_key, key, axis=1)
     all_values = graph.op("Concat", past_value, value, axis=1)
     scores = graph.op("MatMul", grouped, graph.op("Transpose", all_keys, perm=[0, 2, 1]))
-    probabilities = graph.op("Softmax", graph.op("Add", scores, mask), axis=-1)
+    probabilities = graph.op("Softmax", graph.op("Add", scores, model.mask), axis=-1)
     attended = graph.op("MatMul", probabilities, all_values)
     attended = graph.op("Reshape", attended, graph.integers([heads, -1, head_dim]))
     x = graph.op(

@@ -59,7 +59,7 @@ class SafeTensors:
             raise BundleError(f"{path}: not a safetensors file: {error}") from None
         if not isinstance(header, dict):
             raise BundleError(f"{path}: not a safetensors file (header is not an object)")
-        # A tensor that shares its memory with another one is stored once; the other name is in the metadata.
+        # A tensor that shares its memory with another is stored once; metadata has the other name.
         self._shared = {str(k): str(v) for k, v in (header.pop("__metadata__", None) or {}).items()}
         self._entries: dict[str, tuple[str, tuple[int, ...], int, int]] = {}
         self._asked: set[str] = set()
@@ -113,7 +113,8 @@ class SafeTensors:
             name = self._shared.get(name, name)
         if name not in self._entries:
             raise BundleError(
-                f"{self.path}: tensor {name!r} is missing: not a SmolVLA checkpoint of LeRobot >= 0.4"
+                f"{self.path}: tensor {name!r} is missing: not a SmolVLA checkpoint of LeRobot >= "
+                "0.4"
             )
         return self._entries[name]
 

@@ -49,7 +49,8 @@ def check_units(units: str, joints: tuple[str, ...], observed: list[Observed]) -
             and np.abs(np.concatenate([seen.low[body], seen.high[body]])).max() <= np.pi
         ):
             raise BundleError(
-                f"{seen.source}: all body joints stay within -3.14..3.14, which looks like radians; LeRobot records "
+                f"{seen.source}: all body joints stay within -3.14..3.14, which looks like "
+                "radians; LeRobot records "
                 "degrees or -100..100: convert the recording"
             )
 
@@ -67,11 +68,13 @@ def _check_joint(units: str, name: str, seen: Observed, low: float, high: float)
     elif units == "m100":
         if max(-low, high) > 100 + _SLACK:
             raise BundleError(
-                f"{where}, which cannot be -100..100: build with --units degrees if it is in degrees"
+                f"{where}, which cannot be -100..100: build with --units degrees if it is in "
+                "degrees"
             )
     elif max(-low, high) > 180 + _SLACK:
         raise BundleError(f"{where}, which cannot be degrees of a servo that turns once")
     elif seen.is_range and (abs(low + 100) < 1e-4 or abs(high - 100) < 1e-4):
         raise BundleError(
-            f"{where} and ends exactly on the clamp of -100..100: build with --units m100, or look at the recording"
+            f"{where} and ends exactly on the clamp of -100..100: build with --units m100, or look "
+            "at the recording"
         )

@@ -72,7 +72,7 @@ def build_vision(arch: Architecture, weights: SafeTensors, formula: str) -> Grap
     for index in range(arch.vision_layers):
         with graph.scope(f"layer{index}"):
             x = _layer(graph, x, arch, weights, f"{_VISION}encoder.layers.{index}.")
-    x = _layer_norm(graph, x, "post_layernorm", weights, f"{_VISION}post_layernorm", arch)
+    x = _layer_norm(graph, x, arch, weights, f"{_VISION}post_layernorm")
     tokens = _project(graph, x, arch, weights)
     graph.output(tokens, "tokens", [arch.image_tokens, arch.hidden])
     return graph
@@ -86,10 +86,8 @@ def vision_flops(arch: Architecture) -> int:
     return arch.vision_layers * layer + 2 * n * d * 3 * arch.patch**2 + connector
 
 
-def _layer_norm(
-    graph: Graph, x: str, name: str, weights: SafeTensors, key: str, arch: Architecture
-) -> str:
-    size = (arch.vision_hidden,)
+def _layer_norm(graph: Graph, x: str, arch: Architecture, weights: SafeTensors, key: str) -> str:
+    size, name = (arch.vision_hidden,), key.rsplit(".", 1)[-1]
     scale = graph.weight(f"{name}.weight", weights.read(f"{key}.weight", size))
     bias = graph.weight(f"{name}.bias", weights.read(f"{key}.bias", size))
     y: str = graph.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=arch.vision_eps)
@@ -110,7 +108,7 @@ def _layer(graph: Graph, x: str, arch: Architecture, weights: SafeTensors, key: 
         y: str = graph.op("Transpose", folded, perm=perm)
         return y
 
-    normed = _layer_norm(graph, x, "layer_norm1", weights, f"{key}layer_norm1", arch)
+    normed = _layer_norm(graph, x, arch, weights, f"{key}layer_norm1")
     query = heads_of(linear(normed, "self_attn.q_proj", d, d, head_dim**-0.5), [1, 0, 2])
     key_t = heads_of(linear(normed, "self_attn.k_proj", d, d), [1, 2, 0])
     value = heads_of(linear(normed, "self_attn.v_proj", d, d), [1, 0, 2])
@@ -118,7 +116,7 @@ def _layer(graph: Graph, x: str, arch: Architecture, weights: SafeTensors, key: 
     attended = merge_heads(graph, graph.op("MatMul", probabilities, value), d)
     x = graph.op("Add", x, linear(attended, "self_attn.out_proj", d, d))
 
-    normed = _layer_norm(graph, x, "layer_norm2", weights, f"{key}layer_norm2", arch)
+    normed = _layer_norm(graph, x, arch, weights, f"{key}layer_norm2")
     inner = graph.op("Gelu", linear(normed, "mlp.fc1", arch.vision_mlp, d), approximate="tanh")
     y: str = graph.op("Add", x, linear(inner, "mlp.fc2", d, arch.vision_mlp))
     return y

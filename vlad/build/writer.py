@@ -34,7 +34,7 @@ from vlad.build.vision import build_vision, vision_flops
 from vlad.bundle import Bundle
 from vlad.errors import BundleError
 from vlad.golden import golden_inputs, open_for_check, run_golden
-from vlad.manifest import Block, Camera, File, Golden, Manifest, Statistics, Task, TokenTable
+from vlad.manifest import Block, File, Golden, Manifest, Statistics, Task, TokenTable
 
 GOLDEN_TOLERANCE = 1e-3
 _UNUSED = (
@@ -71,7 +71,32 @@ def build_bundle(
     try:
         (partial / "blocks").mkdir(parents=True)
         (partial / "golden").mkdir()
-        manifest = _write(partial, checkpoint, arch, facts, cameras, tasks, tokenizer, report)
+        blocks = _write_blocks(partial, checkpoint.weights, arch, facts.position_ids, report)
+        table = _token_table(partial, checkpoint.weights, arch, tasks, whole=facts.free_text)
+        shipped = _ship(partial, tokenizer) if facts.free_text else None
+        report("checksum of the weights")
+        manifest = Manifest(
+            format_version=1,
+            policy_type="smolvla",
+            checkpoint=manifests.Checkpoint(
+                sha256=sha256(checkpoint.weights.path),
+                vlm=checkpoint.vlm_name,
+                position_ids=facts.position_ids,
+            ),
+            tools=_tools(),
+            blocks=blocks,
+            cameras=cameras,
+            joints=[manifests.Joint(name=name, gripper=is_gripper(name)) for name in facts.joints],
+            units=facts.units,
+            state=_manifest_statistics(checkpoint.state),
+            action=_manifest_statistics(checkpoint.action),
+            rate_hz=facts.rate_hz,
+            **_sizes(arch),
+            tasks=tasks,
+            token_table=table,
+            tokenizer=shipped,
+            notes=list(checkpoint.notes),
+        )
         report("golden inputs and outputs")
         _write_manifest(partial, manifest)
         manifest = msgspec.structs.replace(
@@ -86,20 +111,13 @@ def build_bundle(
     return bundles.load(target, verify=False)
 
 
-def _write(
-    root: Path,
-    checkpoint: Checkpoint,
-    arch: Architecture,
-    facts: Facts,
-    cameras: list[Camera],
-    tasks: list[Task],
-    tokenizer: Path | None,
-    report: Report,
-) -> Manifest:
-    weights = checkpoint.weights
+def _write_blocks(
+    root: Path, weights: SafeTensors, arch: Architecture, position_ids: str, report: Report
+) -> list[Block]:
+    """The four graphs. Raises BundleError when a tensor is left that none of them knows."""
     longest = arch.max_prefix
     parts: list[tuple[str, Callable[[], Graph], int]] = [
-        ("vision", lambda: build_vision(arch, weights, facts.position_ids), vision_flops(arch)),
+        ("vision", lambda: build_vision(arch, weights, position_ids), vision_flops(arch)),
         ("prefill", lambda: build_prefill(arch, weights), prefill_flops(arch, longest)),
         ("context", lambda: build_context(arch, weights), context_flops(arch, longest)),
         ("expert", lambda: build_expert(arch, weights), expert_flops(arch, longest)),
@@ -108,43 +126,29 @@ def _write(
     for name, build, flops in parts:
         report(f"block {name}")
         blocks.append(_block(root, name, build(), flops))
-    weights.ignore(*_UNUSED)
-    table = _token_table(root, weights, arch, tasks, whole=facts.free_text)
+    weights.ignore(*_UNUSED, EMBEDDING)
     if left := weights.unread():
         raise BundleError(
             f"{weights.path}: tensors that a SmolVLA does not have: {left[:5]} ({len(left)} in all)"
         )
-    shipped = None
-    if facts.free_text and tokenizer is not None:
-        shutil.copyfile(tokenizer, root / "tokenizer.json")
-        shipped = _file(root, "tokenizer.json")
-    report("checksum of the weights")
-    return Manifest(
-        format_version=1,
-        policy_type="smolvla",
-        checkpoint=manifests.Checkpoint(
-            sha256=sha256(weights.path), vlm=checkpoint.vlm_name, position_ids=facts.position_ids
-        ),
-        tools=_tools(),
-        blocks=blocks,
-        cameras=cameras,
-        joints=[manifests.Joint(name=name, gripper=is_gripper(name)) for name in facts.joints],
-        units=facts.units,
-        state=_manifest_statistics(checkpoint.state),
-        action=_manifest_statistics(checkpoint.action),
-        rate_hz=facts.rate_hz,
-        chunk_size=arch.chunk_size,
-        image_side=arch.image_side,
-        max_state_dim=arch.max_state_dim,
-        max_action_dim=arch.max_action_dim,
-        max_task_tokens=arch.max_task_tokens,
-        flow=manifests.Flow(
+    return blocks
+
+
+def _sizes(arch: Architecture) -> dict[str, Any]:
+    """The manifest's fields that repeat the architecture."""
+    return {
+        "chunk_size": arch.chunk_size,
+        "image_side": arch.image_side,
+        "max_state_dim": arch.max_state_dim,
+        "max_action_dim": arch.max_action_dim,
+        "max_task_tokens": arch.max_task_tokens,
+        "flow": manifests.Flow(
             steps=arch.flow_steps,
             min_period=arch.min_period,
             max_period=arch.max_period,
             embedding=arch.expert_hidden,
         ),
-        prefix=manifests.Prefix(
+        "prefix": manifests.Prefix(
             layers=arch.layers,
             kv_heads=arch.kv_heads,
             head_dim=arch.head_dim,
@@ -152,11 +156,12 @@ def _write(
             image_tokens=arch.image_tokens,
             max_tokens=arch.max_prefix,
         ),
-        tasks=tasks,
-        token_table=table,
-        tokenizer=shipped,
-        notes=list(checkpoint.notes),
-    )
+    }
+
+
+def _ship(root: Path, tokenizer: Path) -> File:
+    shutil.copyfile(tokenizer, root / "tokenizer.json")
+    return _file(root, "tokenizer.json")
 
 
 def _block(root: Path, name: str, graph: Graph, flops: int) -> Block:
@@ -180,7 +185,8 @@ def _token_table(
     stored = weights.stored(EMBEDDING)
     if stored.ndim != 2 or stored.shape[1] != arch.hidden:
         raise BundleError(
-            f"{weights.path}: token embeddings are {list(stored.shape)}, expected width {arch.hidden}"
+            f"{weights.path}: token embeddings are {list(stored.shape)}, expected width "
+            f"{arch.hidden}"
         )
     kind = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}.get(weights.dtype(EMBEDDING))
     if kind is None:
@@ -254,7 +260,7 @@ def _write_manifest(root: Path, manifest: Manifest) -> None:
 
 
 def _sync(root: Path) -> None:
-    """Flush every file and directory, so that after a power cut a bundle is either whole or absent."""
+    """Flush every file and directory: after a power cut a bundle is either whole or absent."""
     for directory, _, names in os.walk(root, topdown=False):
         for path in [*(Path(directory) / name for name in names), Path(directory)]:
             descriptor = os.open(path, os.O_RDONLY)
