@@ -47,7 +47,7 @@ int vlad_queue_init(struct vlad_queue *queue, const struct vlad_gate_config *gat
     queue->aggregate = aggregate;
     queue->lookahead_ns = lookahead_ns;
     for (int i = 0; i < 3; i++)
-        queue->buffer[i].period_ns = gate->period_ns;
+        queue->buffer[i].period_ns = gate->period_ns; /* never 0, also while empty */
     queue->back = 0;
     atomic_init(&queue->shared, 1);
     queue->newest = 1;
@@ -292,6 +292,7 @@ void vlad_queue_push(struct vlad_queue *queue, const struct vlad_chunk *chunk,
     }
     merge.to->seq = gated.seq;
     merge.to->epoch = gated.epoch;
+    merge.to->period_ns = period;
     merge.to->t0_ns = t0 + merge.first * period;
     fill(queue, &gated, &merge);
     if (gated.cold ? !merge_cold(queue, &gated, command, &merge, report)

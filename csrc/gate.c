@@ -41,9 +41,6 @@ int vlad_gate_check_config(const struct vlad_gate_config *config)
         return -EINVAL;
     if (config->max_jump_nu < 0 || config->blend_ns < 0)
         return -EINVAL;
-    for (int j = 0; j < config->limits.n_joints; j++)
-        if (vlad_gate_step_nu(config, j) < 1)
-            return -EINVAL;
     return 0;
 }
 
@@ -201,7 +198,10 @@ bool vlad_gate_steps(const struct vlad_gate_config *config, const int64_t *befor
 
 int64_t vlad_gate_step_nu(const struct vlad_gate_config *config, int joint)
 {
-    return vlad_scale(config->limits.joint[joint].v_max_nu_s, config->period_ns, VLAD_NS_PER_S);
+    int64_t step = vlad_scale(config->limits.joint[joint].v_max_nu_s, config->period_ns,
+                              VLAD_NS_PER_S);
+
+    return step > 0 ? step : 1;
 }
 
 const char *vlad_reason_name(enum vlad_reason reason)

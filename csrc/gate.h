@@ -79,7 +79,7 @@ struct vlad_command {
 bool vlad_limits_valid(const struct vlad_limits *limits);
 
 /* 0, or -EINVAL: limits, period (1 ns .. 1 s), clamp_permille (0..1000), a negative age, jump or
- * blend time, a v_max below 1 nano-unit per period. */
+ * blend time. */
 int vlad_gate_check_config(const struct vlad_gate_config *config);
 
 /* An accepted report with no offender: what the checks below start from. */
@@ -104,7 +104,7 @@ bool vlad_gate_steps(const struct vlad_gate_config *config, const int64_t *befor
                      const int64_t (*merged_nu)[VLAD_MAX_JOINTS], int n, int64_t jump_allowed_nu,
                      struct vlad_gate_report *report);
 
-/* v_max / f of joint j, in nano-units: the largest step from one action to the next. */
+/* v_max / f of joint j, in nano-units, at least 1: the largest step from one action to the next. */
 int64_t vlad_gate_step_nu(const struct vlad_gate_config *config, int joint);
 
 const char *vlad_reason_name(enum vlad_reason reason);   /* "late", "stale", ... */

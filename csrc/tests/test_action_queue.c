@@ -503,6 +503,22 @@ static void test_epochs(void)
     CHECK_EQ(vlad_queue_depth(&queue, 0, 1050 * MS), 0);
 }
 
+/* Another policy, another rate: the caller empties the queue, and the grid is the new one. */
+static void test_period_changes(void)
+{
+    start(VLAD_WEIGHTED_AVERAGE);
+    ramp(0, 0);
+    CHECK(push_chunk(20, 1000 * MS, 1000 * MS, true));
+    queue.gate.period_ns = 20 * MS;
+    vlad_queue_clear(&queue);
+    CHECK(push_chunk(20, 1000 * MS, 1001 * MS, true));
+    CHECK_EQ(newest()->period_ns, 20 * MS);
+    CHECK_EQ(newest()->t0_ns, 1020 * MS);
+    CHECK_EQ(vlad_queue_last_due_ns(&queue, 1), 1400 * MS);
+    CHECK(push_chunk(20, 1020 * MS, 1060 * MS, false));
+    CHECK_EQ(newest()->n, 18);
+}
+
 static void test_timeline_at(void)
 {
     struct vlad_timeline line = {.t0_ns = 1000, .period_ns = 300, .n = 0};
@@ -718,6 +734,7 @@ int main(void)
     test_cold_blend_of_a_fast_chunk();
     test_gate_is_in_the_way();
     test_epochs();
+    test_period_changes();
     test_timeline_at();
     test_clock_that_goes_back();
     test_invariants();
