@@ -62,6 +62,19 @@ class Joint:
         return self.kind == "gripper"
 
     @property
+    def range_min(self) -> int:
+        return self.calibration.range_min
+
+    @property
+    def range_max(self) -> int:
+        return self.calibration.range_max
+
+    @property
+    def direction(self) -> int:
+        """1: the core counts as the servo does, whatever LeRobot's drive_mode says."""
+        return 1
+
+    @property
     def unit_nu(self) -> int:
         """Nano-units of one encoder tick, rounded down."""
         return tick_nu(self.kind, self.calibration)
