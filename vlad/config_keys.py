@@ -90,13 +90,11 @@ class ServoKeys(_Table, frozen=True, kw_only=True):
         float, _key("the most that reading the arm may cost a period", gt=0, lt=50)
     ] = 4.0
     overrun_hold_ms: Annotated[
-        float, _key("one wake-up later than this stops the arm", gt=0, le=1000)
+        float,
+        _key("one wake-up later than this holds the arm; above 50, row 24 is missed", ge=5, le=1000),
     ] = 50.0
     priority: Annotated[int, _key("SCHED_FIFO priority", ge=1, le=98)] = 80
     affinity: Annotated[Cores, _key("the core of the loop, at most one; empty: any")] = ()
-    overrun_hold_ms: Annotated[
-        float, _key("one wake-up later than this holds the arm", ge=5, le=50)
-    ] = 50.0
     allow_non_realtime: Annotated[
         bool, _key("engage even where SCHED_FIFO and locked memory were refused")
     ] = False
