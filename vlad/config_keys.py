@@ -91,7 +91,7 @@ class ServoKeys(_Table, frozen=True, kw_only=True):
     ] = 4.0
     overrun_hold_ms: Annotated[
         float,
-        _key("one wake-up later than this holds the arm; above 50, row 24 is missed", ge=5, le=1000),
+        _key("one wake-up later than this holds the arm; above 50 fault 24 is late", ge=5, le=1000),
     ] = 50.0
     priority: Annotated[int, _key("SCHED_FIFO priority", ge=1, le=98)] = 80
     affinity: Annotated[Cores, _key("the core of the loop, at most one; empty: any")] = ()
