@@ -343,3 +343,23 @@ def test_f40_the_command_exits_78(directory: Path) -> None:
     run = subprocess.run([*command, bad], capture_output=True, text=True, cwd=ROOT, check=False)
     assert run.returncode == config_module.EXIT_CONFIG == 78
     assert "bad.toml: servo.rate: unknown key; did you mean rate_hz" in run.stderr
+
+
+@pytest.mark.fault(40)
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [("rate_hz = 100", "rate_hz = 0", "servo.rate_hz"), ("", "", "arm.port")],
+    ids=["bad value", "missing device"],
+)
+def test_f40_the_daemon_exits_78_and_leaves_no_socket(
+    directory: Path, old: str, new: str, key: str
+) -> None:
+    path = write(directory, GOOD.replace(old, new, 1) if old else GOOD)
+    command = [sys.executable, "-m", "vlad.main", "run", "--config", str(path)]
+    run = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=60
+    )
+    assert run.returncode == 78, run.stderr
+    assert f"{path}: {key}: " in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not (directory / "vlad.sock").exists()
