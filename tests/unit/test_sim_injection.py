@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from vlad.errors import ConfigError
 from vlad.sim.feetech_slave import Parser, packet
-from vlad.sim.injection import CAMERA_DARK, CAMERA_LIVE, Injection, LineFaults
+from vlad.sim.injection import CAMERA_DARK, CAMERA_LIVE, Injection
+from vlad.sim.line_faults import LineFaults
 from vlad.sim.world import World
 
 pytestmark = pytest.mark.skipif(find_spec("mujoco") is None, reason="the simulator needs mujoco")

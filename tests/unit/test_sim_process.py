@@ -17,11 +17,16 @@ import numpy as np
 import pytest
 
 from tests.simulator import Simulator, running
+from vlad import config
 from vlad.shm_camera import ShmRing
 from vlad.sim.feetech_slave import BROADCAST, SYNC_READ, SYNC_WRITE, packet
+from vlad.sim.settings import Settings, read_config
+from vlad.sim.world import CAMERAS
 
 pytestmark = pytest.mark.skipif(find_spec("mujoco") is None, reason="the simulator needs mujoco")
 
+DAEMON_CONFIG = Path(__file__).parents[2] / "configs/so101-sim.toml"
+DAEMON = DAEMON_CONFIG.read_text().replace("../vlad", f"{DAEMON_CONFIG.parents[1]}/vlad")
 PERIOD_NS = 33_333_333
 
 
@@ -184,7 +189,7 @@ def test_a_second_simulator_is_refused_and_the_first_goes_on(simulator: Simulato
         (["--fps", "0"], "fps: must be 1"),
         (["--duration", "-1"], "--duration"),
         (["--bus", "/dev/null"], "no symbolic link"),
-        (["--bus", "/nowhere/bus"], "/nowhere/bus: No such file"),
+        (["--bus", "/nowhere/at/all"], "/nowhere/at/all: No such file"),
         (["--record", "/nowhere/record"], "/nowhere/record: No such file"),
         (["--faults", "/nowhere/faults"], "/nowhere/faults: No such file"),
         (["--config", "/nowhere.toml"], "/nowhere.toml: No such file"),
@@ -205,16 +210,30 @@ def test_bad_options_end_with_78_and_say_which(
         ("[sim]\nwidht = 3", "sim.widht is unknown"),
         ("[sim]\nwidth = true", "sim.width: True is of the wrong type"),
         ("[sim]\nbus = 3", "sim.bus: 3 is of the wrong type"),
-        ("[sim\n", "config.toml"),
+        ("[sim\n", "not TOML"),
+        ("[sim]\n[arm]", "[sim] alone"),
+        ("[arm]\nprot = 3", "arm.prot"),
+        (DAEMON.replace("-left", "-front"), "camera[2].source: 'shm:vlad-sim-front'"),
+        (DAEMON.replace("height = 240", "height = 200", 1), "one NAME, width, height and fps"),
     ],
 )
 def test_a_bad_config_file_names_file_and_key(tmp_path: Path, text: str, message: str) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text(text)
-    status, said = run_to_end("--config", str(config))
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    status, said = run_to_end("--config", str(file))
     assert status == 78
     assert message in said
     assert "config.toml" in said
+
+
+def test_the_daemon_s_configuration_says_what_to_offer() -> None:
+    daemon = config.load(DAEMON_CONFIG, machine=False)
+    settings = Settings(**read_config(DAEMON_CONFIG))
+    assert settings.bus == str(daemon.arm.port)
+    assert settings.calibration == str(daemon.arm.calibration)
+    offered = {f"shm:{settings.camera_prefix}-{name}" for name in CAMERAS}
+    assert {camera.source for camera in daemon.cameras} <= offered
+    assert {(c.width, c.height) for c in daemon.cameras} == {(settings.width, settings.height)}
 
 
 def test_everything_is_gone_after_the_end(tmp_path: Path) -> None:

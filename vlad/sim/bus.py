@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 
 from vlad.sim.feetech_slave import BYTE_NS, FeetechSlave, Parser, Reply
-from vlad.sim.injection import LineFaults
+from vlad.sim.line_faults import LineFaults
 from vlad.sim.pty_port import Link, PtyPort
 from vlad.sim.recording import Recording
 

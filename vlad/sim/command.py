@@ -7,9 +7,10 @@ import json
 import signal
 import sys
 import time
+from pathlib import Path
 
 from vlad.errors import ConfigError, VladError
-from vlad.sim.settings import Settings, read_sim_table
+from vlad.sim.settings import Settings, read_config
 from vlad.sim.world import CAMERAS
 
 EX_CONFIG = 78
@@ -22,8 +23,11 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         "in shared memory. Prints READY when both are up.",
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("--config", metavar="FILE", help="TOML file with a [sim] table")
+    parser.add_argument(
+        "--config", metavar="FILE", help="the daemon's TOML, or one with a [sim] table"
+    )
     parser.add_argument("--bus", metavar="PATH", help="symbolic link to the pty")
+    parser.add_argument("--calibration", metavar="FILE", help="LeRobot's JSON for the EEPROM")
     parser.add_argument("--seed", type=int, metavar="N", help="start positions, random faults")
     parser.add_argument("--record", metavar="FILE", help="every packet, one JSON object per line")
     parser.add_argument("--faults", metavar="ADDRESS", help="Unix socket of the fault port")
@@ -59,11 +63,11 @@ def main(argv: list[str]) -> int:
     try:
         if duration_s is not None and not duration_s > 0:
             raise ConfigError(f"--duration: must be above 0 s, is {duration_s}")
-        settings = Settings(**{**(read_sim_table(config) if config else {}), **options})
+        settings = Settings(**{**(read_config(Path(config)) if config else {}), **options})
         from vlad.sim.robot import Robot
 
         robot = Robot(settings)
-    except (ConfigError, ImportError) as error:
+    except ConfigError as error:
         print(f"vlad sim: {error}", file=sys.stderr)
         return EX_CONFIG
     try:

@@ -1,17 +1,15 @@
-"""Fault injection: what can go wrong on the line, in a servo, at a camera, and the commands for it.
+"""The fault commands: what goes wrong on the line, in a servo, at a camera.
 
 Commands are JSON objects {"cmd": NAME, ...}; apply() checks every field and names what is wrong.
 """
 
 from __future__ import annotations
 
-import random
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from vlad.errors import ConfigError
+from vlad.sim.line_faults import LineFaults, Rule
 from vlad.sim.servo import TICKS_PER_TURN
 from vlad.sim.world import CAMERAS, World
 
@@ -25,83 +23,6 @@ _CAMERA_MODES = {
 _T = TypeVar("_T")
 _MAX_GARBAGE = 4096
 _MAX_DELAY_MS = 10_000
-
-
-@dataclass(slots=True)
-class _Rule:
-    """One `drop` or `corrupt`: for one id or all, a number of replies, a share of them, or all."""
-
-    servo_id: int | None
-    remaining: int | None
-    rate: float
-
-    def hits(self, servo_id: int, random_: random.Random) -> bool:
-        if self.servo_id not in (None, servo_id) or self.remaining == 0:
-            return False
-        if self.rate < 1.0 and random_.random() >= self.rate:
-            return False
-        if self.remaining is not None:
-            self.remaining -= 1
-        return True
-
-
-class LineFaults:
-    """What the line does to replies. Deterministic for a seed and an order of replies."""
-
-    __slots__ = ("_corrupt", "_drop", "_garbage", "_random", "_silent", "counters", "delay_ns")
-
-    def __init__(self, seed: int = 0) -> None:
-        self._random = random.Random(seed)
-        self._drop: list[_Rule] = []
-        self._corrupt: list[_Rule] = []
-        self._silent: set[int] = set()
-        self._garbage = b""
-        self.delay_ns = 0
-        self.counters: Counter[str] = Counter()
-
-    def on_reply(self, servo_id: int, raw: bytes) -> bytes | None:
-        """The reply as it leaves the line, or None when it is lost."""
-        if servo_id in self._silent:
-            self.counters["silenced"] += 1
-            return None
-        if any([rule.hits(servo_id, self._random) for rule in self._drop]):
-            self.counters["dropped"] += 1
-            return None
-        if any([rule.hits(servo_id, self._random) for rule in self._corrupt]):
-            self.counters["corrupted"] += 1
-            bad = bytearray(raw)
-            bad[self._random.randrange(len(raw))] ^= 1 << self._random.randrange(8)
-            return bytes(bad)
-        return raw
-
-    def take_garbage(self) -> bytes:
-        """Bytes to write now, once."""
-        garbage, self._garbage = self._garbage, b""
-        return garbage
-
-    def drop(self, rule: _Rule) -> None:
-        self._drop.append(rule)
-
-    def corrupt(self, rule: _Rule) -> None:
-        self._corrupt.append(rule)
-
-    def silence(self, servo_id: int) -> None:
-        self._silent.add(servo_id)
-
-    def garbage(self, count: int) -> None:
-        self._garbage += self._random.randbytes(count)
-        self.counters["garbage_bytes"] += count
-
-    def restore(self, servo_id: int | None) -> None:
-        """End silence, drops and corruption of one id, or of all."""
-        if servo_id is None:
-            self._silent.clear()
-            self._drop.clear()
-            self._corrupt.clear()
-            return
-        self._silent.discard(servo_id)
-        self._drop = [rule for rule in self._drop if rule.servo_id != servo_id]
-        self._corrupt = [rule for rule in self._corrupt if rule.servo_id != servo_id]
 
 
 class Injection:
@@ -163,19 +84,19 @@ class Injection:
     def _optional_id(self, fields: _Fields) -> int | None:
         return self._servo_id(fields) if fields.has("id") else None
 
-    def _rule(self, fields: _Fields) -> _Rule:
+    def _rule(self, fields: _Fields) -> Rule:
         servo_id = self._optional_id(fields)
         given = [name for name in ("count", "rate", "forever") if fields.has(name)]
         if len(given) > 1:
             raise ConfigError(f"give one of count, rate, forever; not {' and '.join(given)}")
         if fields.has("rate"):
-            return fields.done(_Rule(servo_id, None, fields.number("rate", 0.0, 1.0)))
+            return fields.done(Rule(servo_id, None, fields.number("rate", 0.0, 1.0)))
         if fields.has("forever"):
             if not fields.flag("forever"):
                 raise ConfigError("forever: only true makes sense; to end it, restore")
-            return fields.done(_Rule(servo_id, None, 1.0))
+            return fields.done(Rule(servo_id, None, 1.0))
         count = fields.integer("count", 1, 1_000_000) if fields.has("count") else 1
-        return fields.done(_Rule(servo_id, count, 1.0))
+        return fields.done(Rule(servo_id, count, 1.0))
 
     def _drop(self, fields: _Fields) -> None:
         self._line.drop(self._rule(fields))

@@ -43,7 +43,8 @@ class PtyPort:
     """The master end of a pty; PATH is a symbolic link to the slave end.
 
     The slave is not kept open here, so that a client's close flushes the line as on hardware.
-    unplug() hangs up and removes the link; replug() makes a new pty under the same link.
+    unplug() hangs up and removes the link; replug() makes a new pty under the same link. The
+    directory of PATH is made when only it is missing.
 
     Raises:
         ConfigError: when PATH is something else than a symbolic link, or in use.
@@ -60,6 +61,8 @@ class PtyPort:
         self._master = -1
         self._claim = claim_name(path)
         try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(os.path.dirname(os.path.abspath(path)))
             self.replug()
         except OSError as error:
             self._claim.close()

@@ -12,17 +12,20 @@ import select
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vlad.arm import read_calibration
 from vlad.errors import DeviceError
 from vlad.sim import software_gl
 from vlad.sim.bus import Bus
 from vlad.sim.control_port import ControlPort
 from vlad.sim.feetech_slave import FeetechSlave
 from vlad.sim.frame_ring import SHM_DIRECTORY, StatePage
-from vlad.sim.injection import Injection, LineFaults
+from vlad.sim.injection import Injection
+from vlad.sim.line_faults import LineFaults
 from vlad.sim.pty_port import Link, PtyPort, claim_name
 from vlad.sim.recording import Recording
 from vlad.sim.settings import Settings
@@ -47,7 +50,8 @@ class Robot:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.world = World(settings.seed, supply_v=settings.supply_v)
+        calibration = read_calibration(Path(settings.calibration)) if settings.calibration else None
+        self.world = World(settings.seed, calibration=calibration, supply_v=settings.supply_v)
         self._step_ns = round(self.world.timestep_s * 1e9)
         self._page = StatePage()
         self._line = LineFaults(settings.seed)

@@ -1,13 +1,15 @@
-"""What `vlad sim` is told: its options, and the [sim] table of a TOML file."""
+"""What `vlad sim` is told: its options and its configuration file."""
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
+from vlad import config
 from vlad.errors import ConfigError
 from vlad.sim.servo import RATED_V
+from vlad.sim.world import CAMERAS
 
 MAX_SIDE = 2048
 
@@ -17,6 +19,7 @@ class Settings:
     """Settings of one simulated robot.
 
     bus: path of the symbolic link to the pty.
+    calibration: LeRobot's calibration JSON that the servos' EEPROM holds; None for vlad's own.
     seed: of the start positions and the random faults.
     record: file for the bus recording; None for none.
     faults: path of the fault port's Unix socket; None for none.
@@ -26,7 +29,8 @@ class Settings:
     supply_v: open-circuit voltage of the servos' supply.
     """
 
-    bus: str = "/tmp/vlad-sim-bus"
+    bus: str = "/tmp/vlad-sim/bus"
+    calibration: str | None = None
     seed: int = 0
     record: str | None = None
     faults: str | None = None
@@ -53,6 +57,7 @@ class Settings:
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "bus": str,
+    "calibration": str,
     "seed": int,
     "record": str,
     "faults": str,
@@ -65,28 +70,51 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def read_sim_table(path: str) -> dict[str, Any]:
-    """The [sim] table of a TOML file, checked by key and type; {} when the file has none.
+def read_config(path: Path) -> dict[str, Any]:
+    """Settings from a TOML file: the daemon's own configuration, or one with a [sim] table only.
 
-    Other tables are the daemon's: one file may serve both ends of the wire.
+    Of the daemon's configuration it takes what lies at the other end: the bus path, the servos'
+    calibration, and name, size and rate of the cameras, so that one file serves both programs.
 
     Raises:
         ConfigError: naming the file and the key.
     """
-    try:
-        with open(path, "rb") as file:
-            table = tomllib.load(file).get("sim", {})
-    except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path}: {error}") from error
-    if not isinstance(table, dict):
-        raise ConfigError(f"--config {path}: sim must be a table")
+    tree = config.read_toml(path)
+    if "sim" not in tree:
+        return _of_daemon(config.from_tree(tree, path.absolute()))
+    table = tree.pop("sim")
+    if tree or not isinstance(table, dict):
+        raise ConfigError(f"{path}: needs the table [sim] alone, has {sorted((*tree, 'sim'))}")
     known = {field.name for field in fields(Settings)}
     for key, value in table.items():
         if key not in known:
-            raise ConfigError(f"--config {path}: sim.{key} is unknown; known: {sorted(known)}")
-        is_number_as_bool = isinstance(value, bool) and _TYPES[key] is not bool
-        if is_number_as_bool or not isinstance(value, _TYPES[key]):
-            raise ConfigError(f"--config {path}: sim.{key}: {value!r} is of the wrong type")
+            raise ConfigError(f"{path}: sim.{key} is unknown; known: {sorted(known)}")
+        is_flag_for_number = isinstance(value, bool) and _TYPES[key] is not bool
+        if is_flag_for_number or not isinstance(value, _TYPES[key]):
+            raise ConfigError(f"{path}: sim.{key}: {value!r} is of the wrong type")
     return table
+
+
+def _of_daemon(daemon: config.Config) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "bus": str(daemon.arm.port),
+        "calibration": str(daemon.arm.calibration),
+    }
+    shapes = {}
+    for index, camera in enumerate(daemon.cameras):
+        name = camera.source.removeprefix("shm:")
+        prefix, _, ending = name.rpartition("-")
+        if name == camera.source or ending not in CAMERAS:
+            raise ConfigError(
+                f"{daemon.path}: camera[{index}].source: {camera.source!r} is none of a simulator: "
+                f"shm:NAME-<{'|'.join(CAMERAS)}>"
+            )
+        shapes[prefix, camera.width, camera.height, camera.fps] = index
+    if len(shapes) > 1:
+        raise ConfigError(
+            f"{daemon.path}: camera{list(shapes.values())}: the simulator's cameras have one NAME, "
+            "width, height and fps"
+        )
+    for prefix, width, height, fps in shapes:
+        found |= {"camera_prefix": prefix, "width": width, "height": height, "fps": fps}
+    return found | {"cameras": bool(shapes)}

@@ -10,21 +10,21 @@ wrist_roll +-3.14, gripper -0.175 (closed) .. 1.745 (open).
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from vlad.arm import Calibration, check_motors, read_calibration
 from vlad.errors import ConfigError
 from vlad.sim import software_gl
 from vlad.sim.registers import GOAL_POSITION, TORQUE_ENABLE
 from vlad.sim.servo import RATED_V, TICKS_PER_RAD, TICKS_PER_TURN, Servo
 
+ASSETS = Path(__file__).parent / "assets"
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
 CAMERAS = ("top", "gripper", "left")
 REST_POSE_RAD = (0.0, -1.72, 1.66, 1.1, 0.0, 0.0)
@@ -49,47 +49,9 @@ _MUG = (0.24, -40.0)
 _PAN_AXIS_X_M = 0.0388353
 
 
-@dataclass(frozen=True, slots=True)
-class Calibration:
-    """One motor of LeRobot's calibration file; ticks."""
-
-    id: int
-    drive_mode: int
-    homing_offset: int
-    range_min: int
-    range_max: int
-
-
-def asset(name: str) -> Any:
-    """A file of vlad/sim/assets, as an importlib.resources Traversable."""
-    return resources.files("vlad.sim") / "assets" / name
-
-
-def read_calibration(text: str, source: str = "assets/calibration.json") -> dict[str, Calibration]:
-    """Parse LeRobot's calibration JSON.
-
-    Raises:
-        ConfigError: when the text is no JSON, a joint is missing or unknown, or a range is empty.
-    """
-    try:
-        table = json.loads(text)
-        motors = {name: Calibration(**entry) for name, entry in table.items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{source}: not a LeRobot calibration file: {error}") from error
-    if set(motors) != set(JOINTS):
-        raise ConfigError(f"{source}: has motors {sorted(motors)}, needs exactly {sorted(JOINTS)}")
-    for name, motor in motors.items():
-        if not 0 <= motor.range_min < motor.range_max <= 4095 or abs(motor.homing_offset) > 2047:
-            raise ConfigError(
-                f"{source}: {name}: needs 0 <= range_min < range_max <= 4095 and "
-                f"|homing_offset| <= 2047, has {motor}"
-            )
-    return {name: motors[name] for name in JOINTS}
-
-
 def default_calibration() -> dict[str, Calibration]:
     """What the simulated servos hold in their EEPROM unless told otherwise."""
-    return read_calibration(asset("calibration.json").read_text(encoding="utf-8"))
+    return read_calibration(ASSETS / "calibration.json")
 
 
 def _on_table(distance_m: float, bearing_deg: float) -> tuple[float, float]:
@@ -105,6 +67,9 @@ class World:
         calibration: the servos' EEPROM; vlad's own by default.
         supply_v: open-circuit supply voltage, V.
         cluster: index into CLUSTERS instead of the seed's choice.
+
+    Raises:
+        ConfigError: when the calibration is of other joints, or mujoco is not installed.
     """
 
     def __init__(
@@ -116,13 +81,17 @@ class World:
         cluster: int | None = None,
     ) -> None:
         software_gl.choose()
-        import mujoco  # The simulator is an extra: the daemon on a board never imports it.
+        try:
+            import mujoco  # An extra: the daemon on a board never imports it.
+        except ImportError as error:
+            raise ConfigError(f"the simulator: {error}; pip install 'vlad[sim]'") from error
 
         self._mujoco = mujoco
-        text = asset("so101_table.xml").read_text(encoding="utf-8")
-        self.model: Any = mujoco.MjModel.from_xml_string(text)
+        self.model: Any = mujoco.MjModel.from_xml_path(str(ASSETS / "so101_table.xml"))
         self.data: Any = mujoco.MjData(self.model)
-        self.calibration = dict(calibration or default_calibration())
+        calibration = calibration or default_calibration()
+        check_motors("calibration", JOINTS, calibration)
+        self.calibration = {name: calibration[name] for name in JOINTS}
         self.supply_v = supply_v
         self.powered = True
         self.servos = [
