@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from vlad import metrics
 
-SAMPLE = re.compile(r'([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)')
+SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)")
 LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"(,|$)')
 
 HISTOGRAM = {"count": 4, "min": 1.0, "mean": 2.5, "max": 9.0, "p50": 2.0, "p99": 8.0, "p999": 9.0}
