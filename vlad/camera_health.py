@@ -135,6 +135,10 @@ class CameraHealth:
                 self._set(CameraFault.STALLED, False)
             return
         self._good_since_gap = 0
+        self._equal_frames = 0
+        self._posture = None
+        self._dark_since_ns = None
+        self._conditions.clear()  # one cause at a time: pictures are judged anew when they come
         self._set(CameraFault.LOST, state is CameraState.LOST)
         self._set(CameraFault.STALLED, state is CameraState.STALLED)
 

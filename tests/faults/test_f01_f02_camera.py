@@ -63,6 +63,7 @@ def test_a_good_camera_raises_nothing() -> None:
         assert run.frame() == frozenset()
 
 
+@pytest.mark.fault(1, 2)
 @pytest.mark.parametrize(
     ("state", "fault"),
     [(CameraState.LOST, CameraFault.LOST), (CameraState.STALLED, CameraFault.STALLED)],
@@ -86,6 +87,18 @@ def test_f01_one_stray_frame_is_no_recovery() -> None:
             assert run.frame() == {CameraFault.LOST}
     run.poll(CameraState.STALLED)
     assert run.faults == {CameraFault.STALLED}, "one cause at a time"
+
+
+def test_f03_a_verdict_ends_with_the_pictures() -> None:
+    run = Run()
+    for i in range(20):
+        run.joints = (math.radians(float(i)),) * 5
+        run.frame(fingerprint=1)
+    assert run.faults == {CameraFault.FROZEN}
+    assert run.poll(CameraState.STALLED) == {CameraFault.STALLED}
+    for _ in range(5):
+        run.frame(fingerprint=1)
+    assert run.faults == frozenset()
 
 
 def test_f01_a_camera_lost_before_its_first_frame() -> None:
