@@ -26,6 +26,7 @@ static int set_up(struct vlad_control_socket *control, const struct vlad_control
     size_t size = strlen(config->path);
 
     if (!config->lower || config->n_operator_gids > VLAD_CONTROL_MAX_GIDS ||
+        config->max_clients < 1 || config->max_clients > VLAD_CONTROL_MAX_CLIENTS ||
         config->half_open_ns <= 0 || config->stalled_ns <= 0)
         return -EINVAL;
     if (size >= sizeof control->path)
@@ -34,6 +35,7 @@ static int set_up(struct vlad_control_socket *control, const struct vlad_control
     control->n_gids = config->n_operator_gids;
     for (size_t i = 0; i < control->n_gids; i++)
         control->gids[i] = config->operator_gids[i];
+    control->max_clients = config->max_clients;
     control->own_uid = geteuid();
     control->lower = config->lower;
     control->lower_context = config->lower_context;

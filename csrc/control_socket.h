@@ -36,6 +36,7 @@ struct vlad_control_config {
     mode_t mode;
     const gid_t *operator_gids; /* copied */
     size_t n_operator_gids;
+    int max_clients; /* 1..VLAD_CONTROL_MAX_CLIENTS, the reserve not counted */
     vlad_lower_fn lower;
     void *lower_context;
     int64_t half_open_ns; /* an unfinished line, or none at all, is given this long */

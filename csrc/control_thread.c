@@ -303,7 +303,7 @@ static void take_in(struct vlad_control_socket *control, int fd, bool exhausted,
         return;
     }
     if (!exhausted)
-        client = free_slot(control, 0, VLAD_CONTROL_MAX_CLIENTS);
+        client = free_slot(control, 0, control->max_clients);
     if (!client && !peer.operator) {
         refuse(control, fd);
         return;

@@ -18,6 +18,7 @@ struct vlad_control_socket {
     char path[128];
     gid_t gids[VLAD_CONTROL_MAX_GIDS];
     size_t n_gids;
+    int max_clients;
     uid_t own_uid;
     vlad_lower_fn lower;
     void *lower_context;

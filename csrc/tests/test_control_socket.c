@@ -43,6 +43,7 @@ static struct vlad_control_config config_for_test(void)
 
     return (struct vlad_control_config){
         .path = path, .mode = 0666, .operator_gids = operators, .n_operator_gids = 1,
+        .max_clients = VLAD_CONTROL_MAX_CLIENTS,
         .lower = lowered, .lower_context = directory,
         .half_open_ns = 1000 * VLAD_NS_PER_MS, .stalled_ns = 500 * VLAD_NS_PER_MS,
     };
@@ -486,6 +487,9 @@ static void guards_its_path(void)
     CHECK_EQ(vlad_control_socket_start(&control, &config), -ENAMETOOLONG);
     config = config_for_test();
     config.lower = NULL;
+    CHECK_EQ(vlad_control_socket_start(&control, &config), -EINVAL);
+    config = config_for_test();
+    config.max_clients = VLAD_CONTROL_MAX_CLIENTS + 1;
     CHECK_EQ(vlad_control_socket_start(&control, &config), -EINVAL);
 }
 
