@@ -112,14 +112,18 @@ def _inside(root: Path, file: File) -> Path:
 
 
 def _read_bounded(path: Path, limit: int) -> bytes:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(path, flags)
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}: not a bundle, or an incomplete one") from None
-    with open(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise BundleError(f"{path}: not a regular file")
-        text = file.read(limit + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            text = file.read(limit + 1)
+    finally:
+        os.close(descriptor)
     if len(text) > limit:
         raise BundleError(f"{path}: larger than {limit} bytes")
     return text

@@ -9,10 +9,10 @@ Runs in an environment with LeRobot as its users install it (`pip install
     OUT/checkpoint/   what save_pretrained of policy, pre- and post-processor write
     OUT/dataset/meta  what LeRobotDatasetMetadata writes
     OUT/vlm/          the vision-language model's configuration and tokenizer
-    OUT/reference.npz observations, noise and, for each case, LeRobot's chunk (in degrees, and
-                      normalised): `chunk` in float32, `mixed` in the dtypes LeRobot runs by
-                      default, `defect` in float32 with the position ids of transformers 4.55.1 to
-                      4.57 (huggingface/transformers issue 41190)
+    OUT/reference.npz observations, the first camera's prepared pixels, noise and, for each case,
+                      LeRobot's chunk (in degrees, and normalised): `chunk` in float32, `mixed` in
+                      the dtypes LeRobot runs by default, `defect` in float32 with the position
+                      ids of transformers 4.55.1 to 4.57 (huggingface/transformers issue 41190)
 """
 
 from __future__ import annotations
@@ -99,101 +99,111 @@ def observation(
     return made
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--size", choices=("full", "small", "tiny"), default="small")
     parser.add_argument("--cameras", type=int, default=1)
     parser.add_argument("--cases", type=int, default=2)
-    parser.add_argument(
-        "--mixed", action="store_true", help="save in LeRobot's own mixed dtypes, not float32"
-    )
-    parser.add_argument(
-        "--subsets", action="store_true", help="case i sees only the first i + 1 cameras"
-    )
+    parser.add_argument("--mixed", action="store_true", help="save LeRobot's own mixed dtypes")
+    parser.add_argument("--sharp", action="store_true", help="unit gain for the full size as well")
+    parser.add_argument("--subsets", action="store_true", help="case i: the first i + 1 cameras")
     parser.add_argument("--frames", default="480x640,240x320,100x60", help="frame sizes, in turn")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_vlm(args.out / "vlm", args.size)
-    side = {"full": 512, "small": 64, "tiny": 32}[args.size]
-    layers = {"full": 16, "small": 4, "tiny": 3}[args.size]
-    names = [f"observation.images.camera{i + 1}" for i in range(args.cameras)]
-    torch.manual_seed(args.seed)
-    config = SmolVLAConfig(
+    return parser.parse_args()
+
+
+def configuration(size: str, cameras: list[str], vlm: Path) -> SmolVLAConfig:
+    side = {"full": 512, "small": 64, "tiny": 32}[size]
+    actions = 50 if size == "full" else 8
+    return SmolVLAConfig(
         input_features={"observation.state": PolicyFeature(FeatureType.STATE, (6,))}
-        | {name: PolicyFeature(FeatureType.VISUAL, (3, 256, 256)) for name in names},
+        | {name: PolicyFeature(FeatureType.VISUAL, (3, 256, 256)) for name in cameras},
         output_features={"action": PolicyFeature(FeatureType.ACTION, (6,))},
-        vlm_model_name=str(args.out / "vlm"),
+        vlm_model_name=str(vlm),
         load_vlm_weights=False,
         device="cpu",
         pad_language_to="max_length",
         prefix_length=0,
         num_expert_layers=0,
-        num_vlm_layers=layers,
+        num_vlm_layers={"full": 16, "small": 4, "tiny": 3}[size],
         resize_imgs_with_padding=(side, side),
-        chunk_size=50 if args.size == "full" else 8,
-        n_action_steps=50 if args.size == "full" else 8,
-        expert_width_multiplier=0.5 if args.size == "tiny" else 0.75,
+        chunk_size=actions,
+        n_action_steps=actions,
+        expert_width_multiplier=0.5 if size == "tiny" else 0.75,
     )
+
+
+def write_dataset(root: Path, cameras: list[str], stats: dict[str, dict[str, np.ndarray]]) -> None:
+    vector = {"dtype": "float32", "shape": (6,), "names": [f"{j}.pos" for j in JOINTS]}
+    image = {"dtype": "video", "shape": (480, 640, 3), "names": ["height", "width", "channels"]}
+    meta = LeRobotDatasetMetadata.create(
+        "local/reference",
+        fps=FPS,
+        features={"observation.state": vector, "action": vector} | dict.fromkeys(cameras, image),
+        robot_type="so101_follower",
+        root=root,
+    )
+    meta.save_episode_tasks(list(TASKS))
+    write_stats(stats, root)
+
+
+def batch_of(saved: dict[str, np.ndarray], case: int, cameras: list[str]) -> dict[str, object]:
+    """One observation as LeRobot's pre-processor takes it; a camera without a frame is left out."""
+    batch = {
+        "observation.state": torch.from_numpy(saved[f"state_{case}"]),
+        "task": str(saved[f"task_{case}"]),
+    }
+    for camera, name in enumerate(cameras):
+        frame = saved.get(f"image{camera}_{case}")
+        if frame is not None:
+            batch[name] = torch.from_numpy(frame).permute(2, 0, 1).float() / 255
+    return batch
+
+
+def main() -> None:
+    args = arguments()
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_vlm(args.out / "vlm", args.size)
+    names = [f"observation.images.camera{i + 1}" for i in range(args.cameras)]
+    torch.manual_seed(args.seed)
+    config = configuration(args.size, names, args.out / "vlm")
     policy = SmolVLAPolicy(config).eval()
-    if args.size != "full":
+    if args.size != "full" or args.sharp:
         sharpen(policy, torch.Generator().manual_seed(args.seed))
     if not args.mixed:
         policy = policy.float()
 
     generator = np.random.default_rng(args.seed)
     stats = statistics(generator)
+    write_dataset(args.out / "dataset", names, stats)
     tensors = {
         k: {n: torch.from_numpy(np.asarray(v)) for n, v in s.items()} for k, s in stats.items()
     }
     pre, post = make_pre_post_processors(config, dataset_stats=tensors)
-    target = args.out / "checkpoint"
     for part in (policy, pre, post):
-        part.save_pretrained(target)
-
-    vector = {"dtype": "float32", "shape": (6,), "names": [f"{j}.pos" for j in JOINTS]}
-    image = {"dtype": "video", "shape": (480, 640, 3), "names": ["height", "width", "channels"]}
-    meta = LeRobotDatasetMetadata.create(
-        "local/reference",
-        fps=FPS,
-        features={"observation.state": vector, "action": vector} | dict.fromkeys(names, image),
-        robot_type="so101_follower",
-        root=args.out / "dataset",
-    )
-    meta.save_episode_tasks(list(TASKS))
-    write_stats(stats, args.out / "dataset")
+        part.save_pretrained(args.out / "checkpoint")
 
     saved: dict[str, np.ndarray] = {}
     frames = [tuple(int(n) for n in size.split("x")) for size in args.frames.split(",")]
+    shape = (config.chunk_size, config.max_action_dim)
     for case in range(args.cases):
         cameras = min(case + 1, args.cameras) if args.subsets else args.cameras
-        saved |= {
-            f"{key}_{case}": value
-            for key, value in observation(cameras, case, frames, generator).items()
-        }
-        saved[f"task_{case}"] = np.array(TASKS[case % len(TASKS)])
-        saved[f"noise_{case}"] = generator.standard_normal(
-            (config.chunk_size, config.max_action_dim), dtype=np.float32
-        )
+        made = observation(cameras, case, frames, generator)
+        made["task"] = np.array(TASKS[case % len(TASKS)])
+        made["noise"] = generator.standard_normal(shape, dtype=np.float32)
+        saved |= {f"{key}_{case}": value for key, value in made.items()}
 
     def run(kind: str) -> None:
         for case in range(args.cases):
-            batch = {
-                "observation.state": torch.from_numpy(saved[f"state_{case}"]),
-                "task": str(saved[f"task_{case}"]),
-            }
-            for camera, name in enumerate(names):
-                if f"image{camera}_{case}" not in saved:
-                    continue
-                batch[name] = (
-                    torch.from_numpy(saved[f"image{camera}_{case}"]).permute(2, 0, 1).float() / 255
-                )
+            batch = pre(batch_of(saved, case, names))
             policy.reset()
+            if args.size != "full":
+                pixels = policy.prepare_images(dict(batch))[0][0]
+                saved[f"pixels_{case}"] = pixels[0].float().numpy()
             started = time.perf_counter()
-            actions = policy.predict_action_chunk(
-                pre(batch), noise=torch.from_numpy(saved[f"noise_{case}"])[None]
-            )
+            noise = torch.from_numpy(saved[f"noise_{case}"])[None]
+            actions = policy.predict_action_chunk(batch, noise=noise)
             print(f"case {case} {kind}: {time.perf_counter() - started:.2f} s", flush=True)
             saved[f"normalised_{kind}_{case}"] = actions[0].float().numpy()
             saved[f"{kind}_{case}"] = post(actions).float().numpy()[0]

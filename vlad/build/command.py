@@ -150,11 +150,11 @@ def summarise(built: Bundle, checkpoint: Checkpoint) -> dict[str, Any]:
             b.name: {
                 "bytes": b.file.bytes,
                 "parameters": b.parameters,
-                "gflop": round(b.flops / 1e9, 3),
+                "flop": b.flops,
             }
             for b in m.blocks
         },
-        "gflop_per_chunk": round(_chunk_flops(m) / 1e9, 3),
+        "flop_per_chunk": _chunk_flops(m),
         "bytes": sum(f.bytes for f in files(m)),
         "cameras": [c.name for c in m.cameras],
         "joints": [j.name for j in m.joints],
@@ -182,12 +182,12 @@ def _chunk_flops(m: Manifest) -> int:
 
 def _text(s: dict[str, Any]) -> str:
     lines = [
-        f"{s['bundle']}: {s['bytes'] / 1e6:.1f} MB, {s['gflop_per_chunk']:.1f} GFLOP per chunk"
+        f"{s['bundle']}: {s['bytes'] / 1e6:.1f} MB, {s['flop_per_chunk'] / 1e9:.4g} GFLOP per chunk"
     ]
     for name, b in s["blocks"].items():
         lines.append(
             f"  {name:8} {b['parameters'] / 1e6:8.2f} M parameters {b['bytes'] / 1e6:8.1f} MB "
-            f"{b['gflop']:9.3f} GFLOP"
+            f"{b['flop'] / 1e9:9.4g} GFLOP"
         )
     lines.append(f"  cameras  {', '.join(s['cameras'])}")
     lines.append(f"  joints   {', '.join(s['joints'])} ({s['units']})")

@@ -57,10 +57,11 @@ class SafeTensors:
             raise BundleError(f"{path}: missing") from None
         except (OSError, ValueError, RecursionError) as error:
             raise BundleError(f"{path}: not a safetensors file: {error}") from None
-        if not isinstance(header, dict):
-            raise BundleError(f"{path}: not a safetensors file (header is not an object)")
+        metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else None
+        if not isinstance(metadata, dict):
+            raise BundleError(f"{path}: not a safetensors file (header is not as specified)")
         # A tensor that shares its memory with another is stored once; metadata has the other name.
-        self._shared = {str(k): str(v) for k, v in (header.pop("__metadata__", None) or {}).items()}
+        self._shared = {str(k): str(v) for k, v in metadata.items()}
         self._entries: dict[str, tuple[str, tuple[int, ...], int, int]] = {}
         self._asked: set[str] = set()
         for name, entry in header.items():

@@ -1,0 +1,94 @@
+"""Bundles against LeRobot itself: it writes each checkpoint and computes the chunks compared with.
+
+LeRobot lives in build/reference/venv (`pip install 'lerobot[smolvla]==0.4.4'`, see `make
+reference`); checkpoints are made once and kept in build/reference/checkpoints.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import tiny_smolvla
+from vlad import bundle as bundles
+from vlad.observation import ImagePreprocessor
+from vlad.policy import Policy
+
+ROOT = Path(__file__).parents[2]
+LEROBOT_PYTHON = ROOT / "build/reference/venv/bin/python"
+CHECKPOINTS = ROOT / "build/reference/checkpoints"
+RECIPES = {
+    "small-1": ("--size", "small", "--cameras", "1", "--seed", "1"),
+    "small-2": ("--size", "small", "--cameras", "2", "--seed", "2", "--mixed"),
+    "small-3": ("--size", "small", "--cameras", "3", "--seed", "3"),
+    # case i sees i + 1 cameras; tasks alternate between a short and a long one
+    "full": (
+        *("--size", "full", "--cameras", "3", "--subsets", "--cases", "3", "--mixed", "--sharp"),
+    ),
+}
+LIMIT = 1e-4
+
+
+def checkpoint(name: str) -> Path:
+    """The directory of a checkpoint that LeRobot wrote, made when it is not there yet."""
+    made = CHECKPOINTS / name
+    if not made.exists():
+        if not LEROBOT_PYTHON.exists():
+            pytest.skip(f"no LeRobot in {LEROBOT_PYTHON.parents[1]}: run `make reference`")
+        partial = CHECKPOINTS / f"{name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        script = Path(__file__).with_name("make_checkpoint.py")
+        subprocess.run(
+            [LEROBOT_PYTHON, script, partial, *RECIPES[name]],
+            check=True,
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
+        )
+        partial.rename(made)
+    return made
+
+
+def compare(policy: Policy, made: dict[str, np.ndarray], case: int) -> None:
+    normalised, degrees = tiny_smolvla.chunk(policy, made, case)
+    difference = np.abs(normalised - made[f"normalised_chunk_{case}"]).max()
+    print(f"case {case}: max |difference| {difference:.3g}, normalised")
+    assert difference <= LIMIT
+    spread = max(policy.bundle.manifest.action.std)
+    assert np.abs(degrees - made[f"chunk_{case}"]).max() <= LIMIT * spread
+
+
+@pytest.mark.parametrize("name", ["small-1", "small-2", "small-3"])
+def test_small_policies_equal_lerobot(name: str, tmp_path: Path) -> None:
+    data = checkpoint(name)
+    made = tiny_smolvla.reference(data)
+    policy = Policy(bundles.load(tiny_smolvla.build(tmp_path / "p.vlad", data=data)))
+    preprocess = ImagePreprocessor(policy.bundle.manifest.image_side)
+    for case in (0, 1):
+        pixels = preprocess(made[f"image0_{case}"])[0]
+        assert np.abs(pixels - made[f"pixels_{case}"]).max() <= 1e-6
+        compare(policy, made, case)
+    longest = max(len(t.token_ids) for t in policy.bundle.manifest.tasks)
+    shortest = min(len(t.token_ids) for t in policy.bundle.manifest.tasks)
+    assert shortest < 10
+    assert longest > 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cameras", [1, 2, 3])
+def test_the_full_size_equals_lerobot(cameras: int, tmp_path: Path) -> None:
+    data = checkpoint("full")
+    made = tiny_smolvla.reference(data)
+    absent = [f"--skip-camera=camera{i}" for i in range(cameras + 1, 4)]
+    path = tiny_smolvla.build(tmp_path / "p.vlad", *absent, data=data)
+    policy = Policy(bundles.load(path, verify=False), intra_threads=os.cpu_count() or 1)
+    shutil.rmtree(path / "blocks")  # 1.4 GB, already in memory
+    case = cameras - 1
+    compare(policy, made, case)
+    mixed = np.abs(made[f"normalised_mixed_{case}"] - made[f"normalised_chunk_{case}"]).max()
+    print(f"LeRobot's own mixed precision differs from its float32 by {mixed:.3g}")
+    assert mixed > LIMIT, "the float32 comparison is the sharper one"
+    policy.close()

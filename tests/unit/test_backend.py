@@ -1,0 +1,79 @@
+"""The ONNX Runtime backend: thread pools, pinning and placement are as asked, or an error."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from tests.tiny_smolvla import build
+from vlad import bundle as bundles
+from vlad.backend import OnnxRuntimeSession, Threads, load_block
+from vlad.bundle import Bundle
+from vlad.errors import BundleError, ConfigError
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return bundles.load(build(tmp_path_factory.mktemp("bundle") / "tiny.vlad"))
+
+
+def threads_of_this_process() -> dict[int, set[int]]:
+    return {int(t): os.sched_getaffinity(int(t)) for t in os.listdir("/proc/self/task")}
+
+
+def test_one_thread_means_no_pool(bundle: Bundle) -> None:
+    before = set(threads_of_this_process())
+    session = load_block(bundle, "expert", Threads(count=1))
+    assert set(threads_of_this_process()) == before
+    session.close()
+
+
+def test_pool_threads_are_pinned_and_end_with_the_session(bundle: Bundle) -> None:
+    core = max(os.sched_getaffinity(0))
+    before = set(threads_of_this_process())
+    session = load_block(bundle, "vision", Threads(count=2, affinity=(core,)))
+    image = np.zeros((1, 3, 32, 32), np.float32)
+    assert np.isfinite(session.run({"image": image})["tokens"]).all()
+    added = {t: on for t, on in threads_of_this_process().items() if t not in before}
+    assert list(added.values()) == [{core}]
+    assert os.sched_getaffinity(0) != {core} or os.cpu_count() == 1, "the caller is not pinned"
+    session.close()
+    assert set(threads_of_this_process()) == before
+
+
+def test_an_idle_pool_does_not_spin(bundle: Bundle) -> None:
+    session = load_block(bundle, "vision", Threads(count=2))
+    session.run({"image": np.zeros((1, 3, 32, 32), np.float32)})
+    before = os.times()
+    threading.Event().wait(0.3)
+    after = os.times()
+    used = after.user + after.system - before.user - before.system
+    assert used < 0.15, "a spinning pool burns a core for as long as it waits"
+    session.close()
+
+
+@pytest.mark.parametrize("affinity", [(), (0,), (0, 1, 2)])
+def test_affinity_must_name_every_pool_thread(bundle: Bundle, affinity: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="3 threads need the cores of 2"):
+        load_block(bundle, "context", Threads(count=3, affinity=affinity))
+
+
+def test_a_provider_that_is_not_there_is_an_error(bundle: Bundle) -> None:
+    with pytest.raises(ConfigError, match="NeutronExecutionProvider is not in this ONNX Runtime"):
+        OnnxRuntimeSession(
+            bundle, bundle.block("vision"), Threads(), provider="NeutronExecutionProvider"
+        )
+
+
+def test_an_unknown_block_is_an_error(bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match="no block 'policy'"):
+        bundle.block("policy")
+
+
+def test_inputs_of_a_wrong_shape_are_an_error(bundle: Bundle) -> None:
+    session = load_block(bundle, "vision", Threads())
+    with pytest.raises(BundleError, match="block vision failed"):
+        session.run({"image": np.zeros((1, 3, 31, 32), np.float32)})
