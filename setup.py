@@ -51,12 +51,18 @@ class BuildNative(build_ext):
                 ["csrc/safe_stop.c"], output_dir=self.build_temp, include_dirs=["csrc"],
                 extra_postargs=FLAGS + WARNINGS, depends=HEADERS,
             )
-            target = SAFE_STOP if self.inplace else str(Path(self.build_lib) / SAFE_STOP)
             self.compiler.link_executable(
-                main, target, libraries=["vladcore"], library_dirs=[self.build_temp],
-                extra_postargs=LINK,
+                main, str(Path(self.build_lib) / SAFE_STOP), libraries=["vladcore"],
+                library_dirs=[self.build_temp], extra_postargs=LINK,
             )
         super().build_extensions()
+
+    def copy_extensions_to_source(self) -> None:
+        """What --inplace does with extensions, for the program too."""
+        super().copy_extensions_to_source()
+        built = Path(self.build_lib) / SAFE_STOP
+        if built.exists():
+            self.copy_file(str(built), str(ROOT / SAFE_STOP))
 
 
 setup(

@@ -26,13 +26,16 @@ struct fake_line {
     int n_tx, n_request;
     int sync_writes, bad_frames; /* as the servos saw them */
     int lose_sync_writes;        /* this many next ones are not understood */
+    int log_address;             /* what sync writes put at this address of servo 0 .. */
+    int n_log, log[256];         /* .. (two bytes) */
     /* Faults. */
-    uint32_t silent, flip, truncate, other_id, shorten, mute_once; /* bit = servo */
+    uint32_t silent, flip, truncate, other_id, shorten, mute_once, deaf_to_writes; /* bit = servo */
     int64_t turnaround_ns;
     bool echo, never_ready;
     int trailer;          /* bytes of noise behind the replies of a sync read */
     int chunk;            /* most bytes that one read gives */
     int write_room;       /* bytes the line takes before -EAGAIN; < 0: any number */
+    int stall_writes_from; /* the line takes nothing from this write on; 0 = never */
     int64_t room_back_ns; /* when it takes all again */
     /* The call number `at` (1 = next) of `call` returns `result` instead. */
     struct { int at; int result; } inject[FAKE_CALLS];
@@ -90,7 +93,7 @@ static void fake_obey(struct fake_line *line, const uint8_t *f, int n)
         fake_reply(line, servo, f, 0);
     if (f[4] == 0x02 && known)
         fake_reply(line, servo, line->registers[servo] + f[5], f[6]);
-    if (f[4] == 0x03 && known && !(line->silent >> servo & 1)) {
+    if (f[4] == 0x03 && known && !((line->silent | line->deaf_to_writes) >> servo & 1)) {
         memcpy(line->registers[servo] + f[5], f + 6, (size_t)(n - 7));
         fake_reply(line, servo, f, 0);
     }
@@ -107,6 +110,8 @@ static void fake_obey(struct fake_line *line, const uint8_t *f, int n)
             line->lose_sync_writes--;
             return;
         }
+        if (f[5] == line->log_address && f[6] == 2 && f[7] == 1 && line->n_log < 256)
+            line->log[line->n_log++] = f[8] | f[9] << 8;
         for (int i = 7; i + f[6] < n; i += 1 + f[6])
             if (f[i] >= 1 && f[i] <= FAKE_SERVOS && !(line->silent >> (f[i] - 1) & 1))
                 memcpy(line->registers[f[i] - 1] + f[5], f + i + 1, f[6]);
@@ -173,6 +178,8 @@ static ssize_t fake_write(void *port, const void *bytes, size_t size)
             fake_take(line, bytes, result);
         return result;
     }
+    if (line->stall_writes_from > 0 && line->calls[FAKE_WRITE] >= line->stall_writes_from)
+        line->write_room = 0;
     if (line->now_ns >= line->room_back_ns)
         line->write_room = -1;
     if (line->write_room == 0)
@@ -205,7 +212,7 @@ static int fake_poll(void *port, short events, int64_t timeout_ns)
         line->now_ns += timeout_ns;
         return 0;
     }
-    if (line->n_rx > 0 && fake_ready_ns(line) <= line->now_ns + timeout_ns) {
+    if (events & POLLIN && line->n_rx > 0 && fake_ready_ns(line) <= line->now_ns + timeout_ns) {
         if (line->now_ns < fake_ready_ns(line))
             line->now_ns = fake_ready_ns(line);
         return POLLIN;
