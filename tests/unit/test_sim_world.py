@@ -111,6 +111,27 @@ def test_speed_stays_below_the_servos_no_load_speed(world: World) -> None:
     assert 2.0 < fastest < 5.2
 
 
+def test_the_tea_bag_can_be_put_in_the_mug() -> None:
+    """By hand-found poses: the jaws hold what they close on, and the mug is hollow."""
+    world = World(0, cluster=4)
+    above = (-0.15, 0.349, -0.327, 1.549, 0.918)
+    at_bag = (-0.15, 0.406, -0.083, 1.248, 0.918)
+    at_mug = (0.652, -0.545, 0.419, 0.932, 1.676)
+    bag, mug = world.data.body("tea_bag"), world.data.body("mug")
+    for pose, gripper, seconds in (
+        (above, 1.1, 1.5),
+        (at_bag, 1.1, 1.0),
+        (at_bag, -0.17, 1.0),
+        (above, -0.17, 1.0),
+    ):
+        move(world, (*pose, gripper), seconds)
+    assert bag.xpos[2] > 0.03, "lifted"
+    move(world, (*at_mug, -0.17), 2.0)
+    move(world, (*at_mug, 1.0), 1.0)
+    assert math.dist(bag.xpos[:2], mug.xpos[:2]) < 0.036
+    assert bag.xpos[2] < 0.05
+
+
 def test_an_obstacle_stops_the_joint_and_goes_away(world: World) -> None:
     lifted = (-1.2, 1.2, 1.0, 0.0, 0.0)
     move(world, (0.0, *lifted))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes.util
 import os
+import sys
 
 from vlad.errors import ConfigError
 
@@ -15,7 +16,7 @@ def choose() -> None:
     would fight the daemon for the cores and gain nothing at these picture sizes.
     """
     os.environ.setdefault("LP_NUM_THREADS", "0")
-    if "MUJOCO_GL" not in os.environ:
+    if "MUJOCO_GL" not in os.environ and "mujoco" not in sys.modules:
         for backend, library in (("osmesa", "OSMesa"), ("egl", "EGL")):
             if ctypes.util.find_library(library):
                 os.environ["MUJOCO_GL"] = backend
@@ -30,5 +31,6 @@ def require() -> None:
     """
     if "MUJOCO_GL" not in os.environ:
         raise ConfigError(
-            "cameras need software OpenGL: install libosmesa6 or libegl1, or use --no-cameras"
+            "cameras need software OpenGL: install libosmesa6 or libegl1 (or use --no-cameras), "
+            "and set MUJOCO_GL=osmesa or egl where mujoco is imported before vlad.sim"
         )

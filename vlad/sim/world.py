@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from vlad.arm import Calibration, check_motors, read_calibration
 from vlad.errors import ConfigError
+from vlad.sim import registers as reg
 from vlad.sim import software_gl
-from vlad.sim.registers import GOAL_POSITION, TORQUE_ENABLE
 from vlad.sim.servo import RATED_V, TICKS_PER_RAD, TICKS_PER_TURN, Servo
 
 ASSETS = Path(__file__).parent / "assets"
@@ -52,6 +52,15 @@ _PAN_AXIS_X_M = 0.0388353
 def default_calibration() -> dict[str, Calibration]:
     """What the simulated servos hold in their EEPROM unless told otherwise."""
     return read_calibration(ASSETS / "calibration.json")
+
+
+def _spare_gripper(servo: Servo) -> None:
+    """Half torque, half current, early overload: what LeRobot's configure() writes."""
+    servo.write(reg.LOCK, b"\0")
+    servo.write(reg.MAX_TORQUE, (500).to_bytes(2, "little"))
+    servo.write(reg.PROTECTION_CURRENT, (250).to_bytes(2, "little"))
+    servo.write(reg.OVERLOAD_TORQUE, bytes((25,)))
+    servo.write(reg.LOCK, b"\1")
 
 
 def _on_table(distance_m: float, bearing_deg: float) -> tuple[float, float]:
@@ -98,6 +107,7 @@ class World:
             Servo(c.id, c.homing_offset, c.range_min, c.range_max)
             for c in self.calibration.values()
         ]
+        _spare_gripper(self.servos[-1])
         self.timestep_s = float(self.model.opt.timestep)
         self._limits = np.array(self.model.jnt_range[: len(JOINTS)])
         self._zero_actual = [self._zero_ticks(name) for name in JOINTS]
@@ -144,7 +154,7 @@ class World:
             on = servo.torque_enabled
             servo.power_up(self._actual_ticks(index))
             if on:
-                servo.write(TORQUE_ENABLE, b"\x01")
+                servo.write(reg.TORQUE_ENABLE, b"\x01")
 
     def step(self, dt_s: float) -> None:
         """Advance by dt_s seconds in whole physics steps; the remainder is kept for the next."""
@@ -185,12 +195,12 @@ class World:
     def set_torque(self, on: bool) -> None:
         """Write Torque_Enable of all servos."""
         for servo in self.servos:
-            servo.write(TORQUE_ENABLE, bytes([int(on)]))
+            servo.write(reg.TORQUE_ENABLE, bytes([int(on)]))
 
     def set_goal_ticks(self, goals: Mapping[int, int]) -> None:
         """Write Goal_Position, ticks by servo id; the torque must be on for it to move."""
         for servo_id, ticks in goals.items():
-            self.servo(servo_id).write(GOAL_POSITION, int(ticks).to_bytes(2, "little"))
+            self.servo(servo_id).write(reg.GOAL_POSITION, int(ticks).to_bytes(2, "little"))
 
     def set_goal_rad(self, goals_rad: Sequence[float]) -> None:
         """Write Goal_Position of all joints, rad in JOINTS order."""
