@@ -2,13 +2,70 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+REFERENCE := build/reference/venv
+export MUJOCO_GL ?= osmesa
 
-.PHONY: build
+.DEFAULT_GOAL := help
+.PHONY: help setup system build demo test lint bench reference vm fuzz clean
+
+help:
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+# --- set-up ---------------------------------------------------------------------------------
+
+# Debian's packages: a C compiler with sanitizers, Python's headers and software rendering for the
+# simulated cameras. Installed only when something is missing and only where apt-get exists.
+system:
+	@tools/system_packages.sh gcc make python3-venv python3-dev libosmesa6 libegl1
+
+$(VENV)/.installed: pyproject.toml
+	@echo "setup: Python packages into $(VENV)"
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --upgrade pip
+	$(PY) -m pip install -q "setuptools>=77" wheel "Cython>=3.1"
+	$(PY) -m pip install -q --no-build-isolation -e ".[build,sim,report,test]"
+	touch $@
+
+setup: system $(VENV)/.installed
+
 build: $(VENV)/.installed
 	@mkdir -p build && flock build/.lock $(PY) setup.py -q build_ext --inplace
 
-$(VENV)/.installed: pyproject.toml
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -q --upgrade pip
-	$(VENV)/bin/pip install -q "setuptools>=77" wheel "Cython>=3.1"
+# --- what users run -------------------------------------------------------------------------
+
+demo: setup build  ## simulated arm, real daemon, shipped policy: about a minute, then a report
+	$(PY) -m vlad.main demo $(DEMO)
+
+test: setup build  ## all tests that need neither LeRobot nor a virtual machine
+	$(PY) -m pytest tests --ignore=tests/reference --ignore=tests/vm $(TEST)
+	$(PY) -m pytest tests/reference -m "not lerobot" $(TEST)
+
+bench: setup build  ## pytest-benchmark: servo lateness, compute, chunk latency
+	@tools/system_packages.sh rt-tests
+	$(PY) -m pytest bench $(BENCH)
+
+lint: $(VENV)/.installed  ## ruff, mypy, compiler warnings as errors
+	$(PY) -m ruff check vlad tests bench tools setup.py
+	$(PY) -m mypy
+	$(MAKE) -C csrc warnings
+
+# --- slow suites ----------------------------------------------------------------------------
+
+$(REFERENCE)/.installed:
+	@echo "reference: LeRobot as its users install it (about 8.5 GB, some minutes)"
+	$(PYTHON) -m venv $(REFERENCE)
+	$(REFERENCE)/bin/pip install -q "lerobot[smolvla,feetech]==0.4.4"
 	touch $@
+
+reference: setup build $(REFERENCE)/.installed  ## against LeRobot itself: chunks, calibration, bus
+	$(PY) -m pytest tests/reference $(TEST)
+
+vm: setup build  ## V4L2 with the vivid driver in an emulated machine
+	tests/vm/run.sh
+
+fuzz: setup  ## libFuzzer on the packet codec and the request scanner
+	@tools/system_packages.sh clang-14 libclang-rt-14-dev
+	$(MAKE) -C csrc fuzz SECONDS=$(or $(SECONDS),60)
+
+clean:
+	rm -rf build .venv vlad/_native/*.so vlad/_native/vlad-safe-stop

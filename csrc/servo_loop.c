@@ -36,24 +36,6 @@ static void enter(struct vlad_servo *servo, enum vlad_mode mode)
     servo->mode = mode;
 }
 
-int vlad_servo_init(struct vlad_servo *servo, const struct vlad_servo_config *config,
-                    int64_t now_ns, int *joint)
-{
-    int rc;
-
-    memset(servo, 0, sizeof *servo);
-    servo->config = *config;
-    servo->now.t_ns = servo->rest_since_ns = now_ns;
-    servo->at_rest = true;
-    rc = vlad_trajectory_init(&servo->trajectory, &config->gate.limits, config->unit_nu,
-                              config->period_ns, joint);
-    if (rc)
-        return rc;
-    servo->lookahead_ns = vlad_trajectory_lookahead_ns(&servo->trajectory, config->period_ns);
-    vlad_watchdog_init(&servo->watchdog, now_ns);
-    return vlad_queue_init(&servo->queue, &config->gate, config->aggregate, servo->lookahead_ns);
-}
-
 int vlad_servo_adopt(struct vlad_servo *servo, const struct vlad_arm_ops *ops, void *arm,
                      bool torque_on, const int64_t *command_nu)
 {
@@ -534,6 +516,26 @@ static void publish(struct vlad_servo *servo, enum vlad_reaction reaction, int64
     memcpy(now->goal_nu, servo->written_nu, sizeof now->goal_nu);
     vlad_seqlock_write(&servo->command.lock, &servo->command.body, &command, sizeof command);
     vlad_seqlock_write(&servo->report.lock, &servo->report.body, now, sizeof *now);
+}
+
+int vlad_servo_init(struct vlad_servo *servo, const struct vlad_servo_config *config,
+                    int64_t now_ns, int *joint)
+{
+    int rc;
+
+    memset(servo, 0, sizeof *servo);
+    servo->config = *config;
+    servo->now.t_ns = servo->rest_since_ns = now_ns;
+    servo->at_rest = true;
+    rc = vlad_trajectory_init(&servo->trajectory, &config->gate.limits, config->unit_nu,
+                              config->period_ns, joint);
+    if (rc)
+        return rc;
+    servo->lookahead_ns = vlad_trajectory_lookahead_ns(&servo->trajectory, config->period_ns);
+    vlad_watchdog_init(&servo->watchdog, now_ns);
+    rc = vlad_queue_init(&servo->queue, &config->gate, config->aggregate, servo->lookahead_ns);
+    publish(servo, VLAD_NONE, now_ns); /* so that nobody reads an empty report as engageable */
+    return rc;
 }
 
 void vlad_servo_tick(struct vlad_servo *servo, int64_t now_ns, int64_t late_ns)

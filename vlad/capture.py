@@ -74,7 +74,8 @@ class Capture:
         new = frame is not None and (eye.frame is None or frame.seq != eye.frame.seq)
         seen = look_at(frame) if frame is not None and new else None
         eye.faults = eye.health.update(
-            now, state, seen, counters["frames"], counters["bad"], joints
+            now, state, seen, good_total=counters["frames"], bad_total=counters["bad"],
+            joints_rad=joints,
         )
         if state is not eye.state:
             self._log.info("camera_state", camera=eye.camera.name, state=str(state),

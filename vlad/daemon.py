@@ -276,19 +276,20 @@ class Daemon:
                 raise Refused("the arm is moving: `vladctl hold` first")
             loaded = load(path, self.config, self.servo.lookahead_ns, mode=self._mode,
                           factory=self._factory, progress=self._loading)
-            former = self.inference.install(loaded)
-            if former is not None:
-                former.policy.close()
+            self.install(loaded)
         finally:
             self._load_lock.release()
-        self._loaded(loaded)
         return {"name": loaded.name, "tasks": list(loaded.tasks), "fits": loaded.check.fits,
                 "load_check": loaded.check.reason}
 
     def _loading(self) -> None:
         self._notify.extend_timeout(60.0)
 
-    def _loaded(self, loaded: Loaded) -> None:
+    def install(self, loaded: Loaded) -> None:
+        """Makes a policy that is ready the one that runs, and closes the former."""
+        former = self.inference.install(loaded)
+        if former is not None:
+            former.policy.close()
         stage = self.config.stage
         self._bound("vision", stage.vision.bound_ms, loaded.stage_bound_ns)
         self._bound("expert", stage.expert.bound_ms, loaded.stage_bound_ns)

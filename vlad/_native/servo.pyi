@@ -4,10 +4,12 @@ Times are int ns of CLOCK_MONOTONIC; positions are units: rad for body joints, 0
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from vlad.arm import Joint
 
 ABI: int
 MAX_JOINTS: int
@@ -46,20 +48,6 @@ class Report(TypedDict):
     n_tail_dropped: int
     now_ns: int
 
-class FeetechJoint(Protocol):
-    """One servo: bus id, calibrated range in ticks, and which way it counts (1 or -1)."""
-
-    @property
-    def id(self) -> int: ...
-    @property
-    def gripper(self) -> bool: ...
-    @property
-    def range_min(self) -> int: ...
-    @property
-    def range_max(self) -> int: ...
-    @property
-    def direction(self) -> int: ...
-
 class MemoryArm:
     """An arm in memory whose clock is simulated; judges every goal written to it."""
 
@@ -91,14 +79,16 @@ class Servo:
         self,
         fd: int,
         baud: int,
-        joints: Sequence[FeetechJoint],
+        joints: Sequence[Joint],
         command_nu: Sequence[int],
         torque_mask: int,
         write_budget_ns: int,
         read_budget_ns: int,
     ) -> None:
         """Hands the loop an open bus and the command in force (nano-units) that it is to adopt.
-        The descriptor stays the caller's. OSError EBUSY while the last hand-over is not taken."""
+        joints: in order, as configured. The descriptor stays the caller's. OSError EBUSY while the last hand-over is not taken."""
+    def bus_counters(self) -> dict[str, int]:
+        """Every counter of the serial bus in use, by the name csrc/serial_bus.h gives it."""
     def request(self, requests: int) -> None: ...
     def refusals(self, why_not: int) -> None: ...
     def starve(self, cause: int) -> None: ...

@@ -27,10 +27,17 @@ cdef extern from "feetech_arm.h" nogil:
     struct vlad_feetech_joint:
         uint8_t id
         vlad_feetech_scale scale
-    struct vlad_serial_counters:
+    enum:
+        VLAD_SERIAL_N_COUNTERS
+    enum vlad_serial_counter:
         pass
+    struct vlad_serial_bus:
+        pass
+    const char *vlad_serial_counter_name(vlad_serial_counter)
+    uint64_t vlad_serial_count(const vlad_serial_bus *, vlad_serial_counter)
     struct vlad_feetech_arm:
-        pass
+        vlad_serial_bus bus
+        uint64_t unencodable_goals
     int vlad_feetech_scale_body(vlad_feetech_scale *, int, int, int)
     int vlad_feetech_scale_gripper(vlad_feetech_scale *, int, int, int)
     int vlad_feetech_arm_init(vlad_feetech_arm *, int, int, const vlad_feetech_joint *, int,
@@ -234,13 +241,24 @@ cdef class Servo:
         for j, spec in enumerate(joints):
             joint[j].id = spec.id
             scale = vlad_feetech_scale_gripper if spec.gripper else vlad_feetech_scale_body
-            self._check(scale(&joint[j].scale, spec.range_min, spec.range_max, spec.direction))
+            self._check(scale(&joint[j].scale, spec.calibration.range_min,
+                              spec.calibration.range_max, 1))
             goal[j] = command_nu[j]
         self._check(vlad_feetech_arm_init(arm, fd, baud, joint, self.n, read_budget_ns,
                                           write_budget_ns))
         vlad_feetech_arm_adopt(arm, torque_mask)
         self._check(vlad_servo_adopt(self.c, &vlad_feetech_arm_ops, arm,
                                      torque_mask == (1 << self.n) - 1, goal))
+
+    def bus_counters(self):
+        cdef vlad_feetech_arm *arm = self.feetech + self.feetech_at
+        counters = {
+            vlad_serial_counter_name(<vlad_serial_counter>i).decode():
+                vlad_serial_count(&arm.bus, <vlad_serial_counter>i)
+            for i in range(VLAD_SERIAL_N_COUNTERS)
+        }
+        counters["unencodable_goals"] = arm.unencodable_goals
+        return counters
 
     # --- words that cross threads ---
 

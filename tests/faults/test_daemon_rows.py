@@ -1,0 +1,271 @@
+"""Rows of the fault table against the whole daemon over a simulated bus and cameras, in real time.
+
+Bounds on this shared machine are generous; the exact ones are in test_servo_rows.py, in ticks.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import daemons, simulator
+from tests.daemons import ScriptedPolicy, engage, wait_for
+from vlad.daemon import Daemon
+from vlad.errors import DeviceError, Refused
+
+
+@pytest.fixture(scope="module")
+def sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[simulator.Simulator]:
+    with simulator.running(tmp_path_factory.mktemp("sim"), "--width", "96", "--height", "96") as s:
+        yield s
+
+
+@pytest.fixture
+def policy() -> ScriptedPolicy:
+    return ScriptedPolicy()
+
+
+@pytest.fixture
+def daemon(sim: simulator.Simulator, policy: ScriptedPolicy, tmp_path: Path) -> Iterator[Daemon]:
+    sim.command("clear_all")
+    with daemons.running(daemons.config_for(sim, tmp_path), policy) as d:
+        yield d
+    sim.command("clear_all")
+
+
+def faults(daemon: Daemon) -> list[str]:
+    return [f["name"] for f in daemon.status()["faults"]]
+
+
+def test_it_engages_moves_and_holds(daemon: Daemon) -> None:
+    engage(daemon)
+    time.sleep(2.0)
+    status = daemon.status()
+    assert status["mode"] == "engaged", status["faults"]
+    assert status["execution"]["covered_ticks"] > 0
+    daemon.hold()
+    wait_for(lambda: daemon.status()["mode"] == "holding")
+    assert daemon.status()["arm"]["torque"]
+    daemon.resume()
+    wait_for(lambda: daemon.status()["mode"] == "engaged")
+
+
+@pytest.mark.fault(1)
+@pytest.mark.fault(2)
+def test_f02_a_stalled_camera_holds_and_clears_to_holding(
+    daemon: Daemon, sim: simulator.Simulator
+) -> None:
+    engage(daemon)
+    sim.command("camera_stall", camera="top")
+    wait_for(lambda: daemon.status()["mode"] == "holding", 8)
+    assert "camera_stalled" in faults(daemon)
+    assert not any(f["latched"] for f in daemon.status()["faults"])
+    with pytest.raises(Refused, match="camera|fault"):
+        daemon.engage()
+    sim.command("camera_resume", camera="top")
+    wait_for(lambda: not faults(daemon), 15)
+    time.sleep(0.3)
+    assert daemon.status()["mode"] == "holding", "cleared to holding, not to motion"
+
+
+@pytest.mark.fault(15)
+def test_f15_unplugged_latches_reopens_and_needs_clear_and_engage(
+    daemon: Daemon, sim: simulator.Simulator
+) -> None:
+    engage(daemon)
+    sim.command("unplug")
+    wait_for(lambda: "serial_unplugged" in faults(daemon), 5)
+    assert daemon.status()["mode"] == "faulted"
+    with pytest.raises(Refused):
+        daemon.engage()
+    sim.command("replug")
+    wait_for(lambda: daemon.status()["arm"]["bus"], 20, "bus reopened")
+    assert daemon.status()["mode"] == "faulted"
+    wait_for(lambda: not any(f["active"] for f in daemon.status()["faults"]), 5)
+    daemon.clear()
+    engage(daemon)
+
+
+@pytest.mark.fault(17)
+@pytest.mark.fault(18)
+def test_f18_garbage_on_the_wire_never_moves_the_arm_and_latches(
+    daemon: Daemon, sim: simulator.Simulator
+) -> None:
+    engage(daemon)
+    sim.command("corrupt", forever=True)
+    wait_for(lambda: daemon.status()["mode"] == "faulted", 5)
+    sim.command("clear_all")
+    counters = daemon.status()["bus"]
+    assert counters["checksum_errors"] + counters["resync_bytes"] > 0
+    wait_for(lambda: not any(f["active"] for f in daemon.status()["faults"]), 5)
+    daemon.clear()
+    assert daemon.status()["mode"] == "holding"
+
+
+@pytest.mark.fault(19)
+def test_f19_a_silent_servo_latches_with_its_id(daemon: Daemon, sim: simulator.Simulator) -> None:
+    engage(daemon)
+    sim.command("silence", id=3)
+    wait_for(lambda: "servo_silent" in faults(daemon), 5)
+    wait_for(lambda: daemon.status()["mode"] == "faulted", 5)
+    assert daemon.status()["servo"]["missed"]["elbow_flex"] >= 5
+
+
+@pytest.mark.fault(9)
+@pytest.mark.fault(27)
+def test_f09_a_slow_expert_starves_the_queue_comes_to_rest_and_recovers(
+    daemon: Daemon, policy: ScriptedPolicy
+) -> None:
+    engage(daemon)
+    policy.delay_s = 3.0  # longer than a chunk lasts; the heartbeat bound is lifted for it
+    daemon.servo.bound(2, 10_000_000_000)
+    wait_for(lambda: daemon.status()["arm"]["at_rest"], 8, "rest")
+    assert daemon.status()["mode"] == "engaged"
+    policy.delay_s = 0.05
+    before = daemon.status()["chunks"]["accepted"]
+    wait_for(lambda: daemon.status()["chunks"]["accepted"] > before + 2, 20, "recovery")
+    execution = daemon.status()["execution"]
+    assert execution["covered_ticks"] + sum(execution["starved_ticks"].values()) == execution["engaged_ticks"]
+
+
+@pytest.mark.fault(11)
+def test_f11_nan_from_the_policy_never_reaches_the_wire(
+    daemon: Daemon, policy: ScriptedPolicy
+) -> None:
+    engage(daemon)
+
+    def spoil(chunk: np.ndarray) -> np.ndarray:
+        chunk[7, 2] = np.nan
+        return chunk
+
+    policy.spoil = spoil
+    wait_for(lambda: daemon.status()["mode"] == "faulted", 15)
+    assert "action_not_finite" in faults(daemon)
+    rejected = [e for e in daemon.events.since(0) if e.get("reason") == "not_finite"]
+    assert rejected[0]["joint"] == "elbow_flex"
+    assert rejected[0]["action"] == 7
+
+
+def test_an_exception_in_the_policy_holds_and_does_not_end_the_daemon(
+    daemon: Daemon, policy: ScriptedPolicy
+) -> None:
+    engage(daemon)
+    policy.fail = RuntimeError("delegate returned an error")
+    wait_for(lambda: daemon.status()["mode"] == "holding", 8)
+    policy.fail = None
+    wait_for(lambda: not daemon.status()["faults"], 8)
+    daemon.resume()
+
+
+@pytest.mark.fault(26)
+def test_f26_a_dead_stage_holds_and_ends_the_process_non_zero(
+    sim: simulator.Simulator, policy: ScriptedPolicy, tmp_path: Path
+) -> None:
+    with daemons.running(daemons.config_for(sim, tmp_path), policy) as daemon:
+        engage(daemon)
+
+        def die(*_: object) -> None:
+            raise MemoryError("injected")
+
+        daemon.inference._plan = die  # type: ignore[method-assign, assignment]
+        wait_for(lambda: daemon.exit_status == 1, 5)
+        wait_for(lambda: daemon.status()["mode"] in ("stopping", "faulted"), 2)
+        assert "thread_died" in faults(daemon)
+
+
+@pytest.mark.fault(31)
+def test_f31_a_hung_supervisor_holds(daemon: Daemon) -> None:
+    engage(daemon)
+    daemon.supervise = lambda: time.sleep(1.5)  # type: ignore[method-assign]
+    wait_for(lambda: "supervisor_hung" in faults(daemon), 5)
+    assert daemon.servo.report()["mode"] in ("stopping", "holding")
+
+
+@pytest.mark.fault(27)
+def test_f27_a_gil_hog_does_not_stop_the_servo_loop(daemon: Daemon) -> None:
+    engage(daemon)
+    before = daemon.servo.report()
+    big = list(range(600_000))
+    for _ in range(8):
+        sorted(big, key=lambda v: -v)  # bursts that hold the interpreter
+    time.sleep(0.1)
+    after = daemon.servo.report()
+    elapsed_ticks = (after["t_ns"] - before["t_ns"]) / 1e7
+    ticks = after["counters"]["ticks"] - before["counters"]["ticks"]
+    assert ticks > 0.7 * elapsed_ticks
+    assert after["counters"]["wire_step"] == after["counters"]["wire_limit"] == 0
+
+
+@pytest.mark.fault(46)
+def test_f46_a_policy_that_starts_elsewhere_does_not_move_the_arm(
+    daemon: Daemon, policy: ScriptedPolicy
+) -> None:
+    def far(chunk: np.ndarray) -> np.ndarray:
+        chunk[:, 0] += 0.7
+        return chunk
+
+    policy.spoil = far
+    before = daemon.status()["arm"]["joints"]["shoulder_pan"]["position"]
+    engage(daemon, moving=False)
+    wait_for(lambda: "unexpected_initial_pose" in [
+        e.get("name") for e in daemon.events.since(0)], 8)
+    wait_for(lambda: daemon.status()["mode"] == "holding")
+    after = daemon.status()["arm"]["joints"]["shoulder_pan"]["position"]
+    assert abs(after - before) < 0.05
+
+
+@pytest.mark.fault(49)
+def test_f49_a_second_daemon_is_refused_the_bus(daemon: Daemon, tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="in use"):
+        Daemon(daemon.config).start()
+
+
+@pytest.mark.fault(40)
+@pytest.mark.parametrize(("old", "new", "named"), [
+    ("rate_hz", "rate_hz", "servo.ratehz"),
+    ("", "", "arm.port"),
+])
+def test_f40_a_bad_configuration_ends_with_78(
+    sim: simulator.Simulator, tmp_path: Path, old: str, new: str, named: str
+) -> None:
+    config = daemons.config_for(sim, tmp_path)
+    text = config.path.read_text()
+    if named == "servo.ratehz":
+        text = text.replace("[servo]\n", "[servo]\nratehz = 100\n")
+    else:
+        text = text.replace(sim.bus, "/nowhere/bus")
+    config.path.write_text(text)
+    ended = subprocess.run(
+        [sys.executable, "-m", "vlad.main", "run", "--config", str(config.path)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )
+    assert ended.returncode == 78
+    assert named in ended.stderr
+    assert str(config.path) in ended.stderr
+
+
+@pytest.mark.fault(32)
+def test_f32_no_wall_clock_in_the_package() -> None:
+    root = Path(__file__).resolve().parents[2]
+    for path in root.glob("vlad/**/*.py*"):
+        if path.suffix in (".py", ".pyx"):
+            assert "time.time(" not in path.read_text(), path
+    for path in root.glob("csrc/*.[ch]"):
+        text = path.read_text()
+        assert "CLOCK_REALTIME" not in text, path
+        assert "gettimeofday" not in text, path
+
+
+def test_events_are_numbered_and_json(daemon: Daemon) -> None:
+    engage(daemon)
+    events = daemon.events.since(0)
+    assert [e["seq"] for e in events] == sorted({e["seq"] for e in events})
+    json.dumps(events)
+    json.dumps(daemon.status())
