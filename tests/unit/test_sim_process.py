@@ -249,3 +249,4 @@ def test_the_renderer_s_death_ends_the_simulator_with_a_message(tmp_path: Path) 
         children = Path(f"/proc/{simulator.process.pid}/task/{simulator.process.pid}/children")
         os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
         assert simulator.process.wait(20.0) == 1
+    assert not list(Path("/dev/shm").glob(f"{simulator.camera_prefix}*"))

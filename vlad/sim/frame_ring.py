@@ -78,8 +78,13 @@ class FrameRing:
 
     def close(self) -> None:
         """Remove the file; readers keep their mapping and see that the name has gone."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._path)
+        remove_ring(os.path.basename(self._path))
+
+
+def remove_ring(name: str) -> None:
+    """Remove the file of a ring, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(SHM_DIRECTORY, name))
 
 
 _PAGE = np.dtype(

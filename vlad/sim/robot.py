@@ -23,7 +23,7 @@ from vlad.sim import software_gl
 from vlad.sim.bus import Bus
 from vlad.sim.control_port import ControlPort
 from vlad.sim.feetech_slave import FeetechSlave
-from vlad.sim.frame_ring import SHM_DIRECTORY, StatePage
+from vlad.sim.frame_ring import SHM_DIRECTORY, StatePage, remove_ring
 from vlad.sim.injection import Injection
 from vlad.sim.line_faults import LineFaults
 from vlad.sim.pty_port import Link, PtyPort, claim_name
@@ -60,6 +60,7 @@ class Robot:
         self._renderer: subprocess.Popen[bytes] | None = None
         self._control: ControlPort | None = None
         self._recording: Recording | None = None
+        self._owns_rings = False
         self._skipped_ns = 0
         self._steps = 0
         self._origin_ns = 0
@@ -74,6 +75,7 @@ class Robot:
         settings = self._settings
         if settings.cameras:
             self._closing.append(claim_name(os.path.join(SHM_DIRECTORY, settings.camera_prefix)))
+            self._owns_rings = True
         if settings.record is not None:
             self._recording = Recording(settings.record)
             self._closing.append(self._recording)
@@ -208,6 +210,9 @@ class Robot:
                 self._renderer.kill()
                 self._renderer.wait()
             self._renderer = None
+        if self._owns_rings:
+            for camera in CAMERAS:  # A renderer that was killed has left them.
+                remove_ring(f"{self._settings.camera_prefix}-{camera}")
         while self._closing:
             self._closing.pop().close()
 
