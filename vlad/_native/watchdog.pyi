@@ -1,0 +1,32 @@
+"""The watchdog (csrc/watchdog.c): heartbeats and fault conditions in, one reaction out.
+
+Pure: every time is passed in, int ns. Faults are their ids, 1..50 of vlad.faults; an unknown fault
+or stage is a ValueError. beat, hold and pulse may come from any thread.
+"""
+
+from collections.abc import Iterable
+
+STAGES: tuple[str, ...]
+REACTIONS: tuple[str, ...]  # least severe first
+
+class Watchdog:
+    def __init__(self, now_ns: int) -> None: ...
+    def beat(self, stage: str, now_ns: int) -> None: ...
+    def bound(self, stage: str, bound_ns: int, now_ns: int) -> None:
+        """Watches a stage from now on: a beat older than bound_ns is its fault. 0 = not watched."""
+    def hold(self, fault: int, condition: bool) -> None:
+        """The condition holds until it is said not to."""
+    def pulse(self, fault: int) -> None:
+        """It happened, once."""
+    def evaluate(self, now_ns: int, own: Iterable[int] = ()) -> tuple[str, frozenset[int]]:
+        """(most severe reaction of the active and latched faults, faults that changed)."""
+    def clear(self) -> frozenset[int]:
+        """Unlatches every fault whose condition is gone; returns those still latched."""
+    def all_fresh(self, now_ns: int) -> bool: ...
+    @property
+    def active(self) -> frozenset[int]: ...
+    @property
+    def latched(self) -> frozenset[int]: ...
+    def count(self, fault: int) -> int:
+        """Times it became active, and each further pulse."""
+    def since_ns(self, fault: int) -> int: ...
