@@ -51,7 +51,8 @@ cdef class V4l2Capture:
 
     def __dealloc__(self):
         # Frames hold a reference to their capture: none is borrowed here.
-        vlad_capture_close(&self.capture)
+        with nogil:
+            vlad_capture_close(&self.capture)
 
     def start(self):
         cdef bytes path = os.fsencode(self.path)
@@ -84,7 +85,8 @@ cdef class V4l2Capture:
 
     cdef void given_back(self) noexcept:
         if self.closing:
-            vlad_capture_close(&self.capture)
+            with nogil:
+                vlad_capture_close(&self.capture)
 
     def newest(self, uint64_t after_seq=0):
         cdef vlad_capture_frame frame
