@@ -7,6 +7,8 @@ import threading
 import tty
 from pathlib import Path
 
+from vlad.arm import Calibration, Joint
+
 CALIBRATION = {  # id: homing offset, range_min, range_max
     1: (-1470, 782, 3284),
     2: (1033, 907, 3181),
@@ -15,6 +17,26 @@ CALIBRATION = {  # id: homing offset, range_min, range_max
     5: (287, 0, 4095),
     6: (-1108, 1422, 2673),
 }
+
+NAMES = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
+
+
+def joints() -> tuple[Joint, ...]:
+    """The joints of an arm with these servos."""
+    return tuple(
+        Joint(
+            NAMES[id - 1],
+            id,
+            "gripper" if id == 6 else "body",
+            Calibration(id=id, drive_mode=0, homing_offset=offset, range_min=low, range_max=high),
+            min=-1.0,
+            max=1.0,
+            v_max=2.5,
+            a_max=40.0,
+            j_max=1600.0,
+        )
+        for id, (offset, low, high) in CALIBRATION.items()
+    )
 
 
 class PtyServos:

@@ -14,14 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.pty_servos import CALIBRATION, PtyServos
+from tests.pty_servos import CALIBRATION, NAMES, PtyServos, joints
 from vlad._native.bus import Bus, Scale, signed
-from vlad.arm import Calibration, Joint
 from vlad.bringup import BringUp, bring_up
 from vlad.bus import open_port
 from vlad.errors import DeviceError
 
-NAMES = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
 LIMIT_RAD = 0.2  # 130 ticks
 TIMEOUT_NS = 200_000_000
 
@@ -37,23 +35,6 @@ def servos(tmp_path: Path) -> Iterator[PtyServos]:
 def bus(servos: PtyServos, tmp_path: Path) -> Iterator[Bus]:
     with open_port(tmp_path / "bus") as port:
         yield Bus(port.fd, timeout_ns=TIMEOUT_NS)
-
-
-def joints() -> tuple[Joint, ...]:
-    return tuple(
-        Joint(
-            NAMES[id - 1],
-            id,
-            "gripper" if id == 6 else "body",
-            Calibration(id=id, drive_mode=0, homing_offset=offset, range_min=low, range_max=high),
-            min=-1.0,
-            max=1.0,
-            v_max=2.5,
-            a_max=40.0,
-            j_max=1600.0,
-        )
-        for id, (offset, low, high) in CALIBRATION.items()
-    )
 
 
 def bring(bus: Bus) -> BringUp:

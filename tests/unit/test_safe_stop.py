@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-import vlad._native
-from tests.pty_servos import CALIBRATION, PtyServos
+from tests.pty_servos import CALIBRATION, PtyServos, joints
+from vlad.errors import DeviceError
+from vlad.safe_stop import program, write_state
 
-PROGRAM = Path(next(iter(vlad._native.__path__))) / "vlad-safe-stop"
+PROGRAM = program()
 IDS = "1,2,3,4,5,6"
 
 
@@ -115,6 +116,21 @@ def test_state_file(servos: PtyServos, tmp_path: Path) -> None:
     servos.put(1, 56, 2070)
     run("hold", "--state", state, "--following-limit-ticks", "130")  # the command line decides
     assert servos.get(1, 42) == 2054
+
+
+def test_state_file_of_a_daemon(servos: PtyServos, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    write_state(state, f"{tmp_path}/bus", 1_000_000, joints(), 0.2)
+    assert sorted(os.listdir(tmp_path)) == ["bus", "state"]
+    servos.put(2, 56, 2048 + 131)
+    servos.put(6, 56, 2600)
+    done = run("hold", "--state", state)
+    assert done.returncode == 0, done.stderr
+    assert [servos.get(id, 42) for id in CALIBRATION] == [2048, 2179, 2048, 2048, 2048, 2048]
+    with pytest.raises(DeviceError, match="no name for a port"):
+        write_state(state, "a\nb", 1_000_000, joints(), 0.2)
+    with pytest.raises(DeviceError, match="No such file or directory"):
+        write_state(tmp_path / "no" / "state", "a", 1_000_000, joints(), 0.2)
 
 
 def test_lost_line(servos: PtyServos, tmp_path: Path) -> None:
