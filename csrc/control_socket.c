@@ -48,6 +48,7 @@ static int set_up(struct vlad_control_socket *control, const struct vlad_control
                           sizeof control->request_bytes, sizeof(struct vlad_control_request));
     vlad_record_ring_init(&control->replies, control->reply_bytes, sizeof control->reply_bytes,
                           sizeof(uint64_t));
+    atomic_init(&control->beat_ns, vlad_clock_now_ns());
     return -pthread_mutex_init(&control->reply_lock, NULL);
 }
 

@@ -410,9 +410,9 @@ void *vlad_control_thread(void *context)
     while (!atomic_load(&control->stopping)) {
         eventfd_t wakes;
 
+        atomic_store_explicit(&control->beat_ns, pass_ns, memory_order_relaxed);
         wait_for_work(control, poll_set, pass_ns);
         pass_ns = vlad_clock_now_ns();
-        atomic_store_explicit(&control->beat_ns, pass_ns, memory_order_relaxed);
         for (int i = 0; i < VLAD_CONTROL_SLOTS; i++)
             if (poll_set[i].revents)
                 serve(control, &control->client[i], poll_set[i].revents & (POLLHUP | POLLERR),

@@ -83,8 +83,8 @@ def _ask_once(path: str, verb: str, args: dict[str, Any], deadline: float) -> di
     if reply.get("ok") is True:
         result = reply.get("result")
         return result if isinstance(result, dict) else {}
-    error = reply.get("error")
-    raise Declined(error or {"code": "unavailable", "message": "the reply says neither"})
+    declined = reply.get("error")
+    raise Declined(declined or {"code": "unavailable", "message": "the reply says neither"})
 
 
 def _connect(path: str, deadline: float) -> socket.socket:

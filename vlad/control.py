@@ -15,12 +15,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 import structlog
 
-from vlad._native.control import MAX_REPLY, ControlSocket, LowerSink, PeerRequest
+from vlad._native.control import MAX_REPLY, ControlSocket, PeerRequest
 from vlad.errors import ConfigError, Refused, VladError
 from vlad.metrics import CONTENT_TYPE, render
 from vlad.protocol import (
@@ -33,6 +33,9 @@ from vlad.protocol import (
     Request,
     TaskArgs,
 )
+
+if TYPE_CHECKING:
+    from vlad._native.control import LowerSink  # a Protocol of the stub
 
 POLL_S = 0.1  # how soon a hold shows among the events
 BEAT_NS = 2_000_000_000  # the native thread goes round every 0.5 s
