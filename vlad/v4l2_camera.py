@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from vlad.camera import Backoff, CameraState, Frame, stalled
@@ -129,6 +130,8 @@ class V4l2Camera:
         entry = self._entry
         if self._capture is not None:
             raise DeviceError(f"camera {entry.name}: started twice")
+        if entry.format == "MJPG" and find_spec("simplejpeg") is None:
+            raise DeviceError(f"camera {entry.name}: MJPG needs simplejpeg: pip install simplejpeg")
         capture = self._open_capture(entry)
         try:
             if entry.controls:
@@ -157,6 +160,8 @@ class V4l2Camera:
             advice += f" {entry.width}x{entry.height} {entry.format}; `vlad cameras` lists formats"
         elif step == "frame rate":
             advice = f"it offers {fps:g} fps, configured is {entry.fps:g}"
+        elif step == "capture thread":
+            advice = f"core {entry.cpu} is not there for it; set the camera's cpu"
         else:
             advice = WHAT_TO_DO.get(error.errno or 0, "`vlad cameras` lists what is there")
         return f"camera {entry.name}: {entry.source}: {error.strerror}: {advice}"

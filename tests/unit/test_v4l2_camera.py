@@ -250,6 +250,7 @@ def test_another_camera_under_the_old_number_is_refused() -> None:
         (errno.ENOSPC, "VIDIOC_STREAMON", "USB bandwidth"),
         (errno.ENOTSUP, "capabilities", "take the other"),
         (errno.EACCES, "open", "group `video`"),
+        (errno.EINVAL, "capture thread", "core -1 is not there"),
         (errno.EIO, "VIDIOC_QBUF", "vlad cameras"),
     ],
 )
@@ -262,6 +263,13 @@ def test_start_says_what_where_and_what_to_do(code: int, step: str, says: str) -
     assert says in str(caught.value)
     assert "camera top: /dev/video0" in str(caught.value)
     assert bench.state() is CameraState.LOST
+
+
+def test_mjpg_without_its_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vlad.v4l2_camera.find_spec", lambda name: None)
+    with pytest.raises(DeviceError, match="pip install simplejpeg"):
+        Bench().camera.start()
+    Bench(format="YUYV").camera.start()
 
 
 def test_formats_that_are_not_read() -> None:
