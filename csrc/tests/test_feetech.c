@@ -81,6 +81,21 @@ static void test_refused_requests(void)
     CHECK_EQ(vlad_feetech_sync_write(frame, 256, many, 124, 0, zeros, 1), 256);
 }
 
+/* The largest of everything is still sent. */
+static void test_limits_of_requests(void)
+{
+    uint8_t frame[VLAD_FEETECH_MAX_FRAME], ids[248], data[VLAD_FEETECH_MAX_DATA] = {0};
+    for (int i = 0; i < 248; i++)
+        ids[i] = (uint8_t)(VLAD_FEETECH_MAX_ID - i);
+    CHECK_EQ(vlad_feetech_ping(frame, 6, VLAD_FEETECH_MAX_ID), 6);
+    CHECK_EQ(vlad_feetech_read(frame, 8, VLAD_FEETECH_MAX_ID, 0, VLAD_FEETECH_MAX_DATA), 8);
+    CHECK_EQ(vlad_feetech_write(frame, 71, 1, 0, data, VLAD_FEETECH_MAX_DATA), 71);
+    CHECK_EQ(vlad_feetech_sync_read(frame, 9, ids, 1, 0, 1), 9);
+    CHECK_EQ(vlad_feetech_sync_read(frame, 256, ids, 248, 0, 1), 256);
+    CHECK_EQ(frame[3], 252);
+    CHECK_EQ(vlad_feetech_sync_read(frame, 255, ids, 248, 0, 1), -EINVAL);
+}
+
 static int reply_frame(uint8_t *frame, uint8_t id, uint8_t status, const uint8_t *data, int n)
 {
     unsigned sum = id + (unsigned)n + 2 + status;
@@ -143,6 +158,12 @@ static void test_resync(void)
         struct vlad_feetech_parser parser = {0};
         struct vlad_feetech_reply reply;
         uint8_t bytes[32];
+        /* What cannot become a frame is dropped as soon as that is clear. */
+        vlad_feetech_parser_reset(&parser, 8);
+        vlad_feetech_parser_take(&parser, junk[k], lengths[k]);
+        CHECK(!vlad_feetech_parser_next(&parser, &reply));
+        CHECK_EQ(parser.n, k == 1 ? 1 : k == 6 ? 5 : 0);
+        parser = (struct vlad_feetech_parser){0};
         memcpy(bytes, junk[k], (size_t)lengths[k]);
         int n = lengths[k] + reply_frame(bytes + lengths[k], 3, 0, data, 2);
         vlad_feetech_parser_reset(&parser, 8);
@@ -306,6 +327,16 @@ static void test_conversion(void)
     CHECK_EQ(vlad_feetech_velocity_nu_s(&s, 4096), 6283185307);
     vlad_feetech_scale_body(&s, 0, 4094, -1);
     CHECK_EQ(vlad_feetech_velocity_nu_s(&s, 4096), -6283185307);
+    CHECK_EQ(vlad_feetech_nu_to_ticks(&s, vlad_feetech_ticks_to_nu(&s, 4095), &ticks), 0);
+    CHECK_EQ(vlad_feetech_nu_to_ticks(&s, vlad_feetech_ticks_to_nu(&s, 4096), &ticks), -ERANGE);
+    CHECK_EQ(vlad_feetech_nu_to_ticks(&s, vlad_feetech_ticks_to_nu(&s, -1), &ticks), -ERANGE);
+    static const int64_t halves[][2] = {{500000, 2001}, {499999, 2000}, {-500000, 2000},
+                                        {-500001, 1999}, {1000000, 2001}, {-1000000, 1999}};
+    vlad_feetech_scale_gripper(&s, 2000, 3000, 1); /* 1e6 nano-units a tick: exact halves */
+    for (int i = 0; i < 6; i++) {
+        CHECK_EQ(vlad_feetech_nu_to_ticks(&s, halves[i][0], &ticks), 0);
+        CHECK_EQ(ticks, halves[i][1]);
+    }
     vlad_feetech_scale_gripper(&s, 2000, 3000, -1);
     CHECK_EQ(vlad_feetech_velocity_nu_s(&s, 100), -100000000);
 }
@@ -344,6 +375,7 @@ int main(void)
 {
     test_captured_requests();
     test_refused_requests();
+    test_limits_of_requests();
     test_reply();
     test_resync();
     test_every_single_bit_flip();
