@@ -21,7 +21,7 @@ from typing import Any
 
 import vlad
 from vlad import config as configuration
-from vlad.client import Client
+from vlad.cli import Declined, Unreachable, ask
 from vlad.errors import DeviceError, VladError
 from vlad.queue_plot import draw
 from vlad.servo import now_ns
@@ -66,12 +66,12 @@ def build_bundle(out: Path) -> Path:
     target = out / "sweep.vlad"
     if target.exists():
         return target
-    checkpoint = SWEEP / "pretrained_model"
+    checkpoint = SWEEP / "checkpoint"
     if not checkpoint.exists():
         raise DeviceError(f"{checkpoint} is not there: run the demo from a source tree")
     print("building the bundle from the shipped LeRobot checkpoint")
-    status = build([str(checkpoint), "--dataset", str(SWEEP / "dataset"), "--tokenizer",
-                    str(SWEEP / "tokenizer.json"), "--units", "degrees", "-o", str(target)])
+    status = build([str(checkpoint), "--dataset", str(SWEEP / "dataset"),
+                    "--units", "degrees", "-o", str(target)])
     if status:
         raise DeviceError(f"vlad build ended with status {status}")
     return target
@@ -98,7 +98,6 @@ class Demo:
         self.events: list[dict[str, Any]] = []
         self.final: dict[str, Any] = {}
         self.engaged_s = 0.0
-        self.client = Client(self.socket)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -114,7 +113,6 @@ class Demo:
             self._start(processes, stack, "daemon")
             self._await_daemon(processes[1])
             yield
-            self.client.close()
 
     def _start(self, processes: list[subprocess.Popen[bytes]], stack: contextlib.ExitStack,
                name: str) -> None:
@@ -143,20 +141,29 @@ class Demo:
         end = time.monotonic() + READY_S
         while True:
             self._alive(process, "daemon", end)
-            with contextlib.suppress(OSError, VladError):
-                self.client.call("status")
+            with contextlib.suppress(DeviceError):
+                self.call("status")
                 return
+
+    def call(self, verb: str, timeout_s: float = 10.0, **args: object) -> dict[str, Any]:
+        """One request over the control socket, as vladctl makes it. DeviceError when refused."""
+        try:
+            return ask(str(self.socket), verb, args, timeout_s)
+        except Unreachable as error:
+            raise DeviceError(f"{verb}: {error}") from error
+        except Declined as error:
+            raise DeviceError(f"{verb}: {error.error['message']}") from error
 
     # --- the session ------------------------------------------------------------------------
 
     def drive(self, seconds: float) -> None:
         """load, task, engage, watch, hold."""
-        loaded = self.client.call("load", {"path": str(self.bundle)}, timeout_s=READY_S)
+        loaded = self.call("load", READY_S, path=str(self.bundle))
         print(f"loaded {loaded['name']}: {loaded['load_check']}")
         task = self.options.task or loaded["tasks"][0]
-        self.client.call("task", {"text": task})
+        self.call("task", text=task)
         self._wait_engageable()
-        self.client.call("engage")
+        self.call("engage")
         print(f"engaged: {task!r}")
         view = _View(seconds)
         start = time.monotonic()
@@ -169,7 +176,7 @@ class Demo:
                 break
             time.sleep(POLL_S)
         self.engaged_s = time.monotonic() - start
-        self.client.call("hold")
+        self.call("hold")
         end = time.monotonic() + 2.0
         while time.monotonic() < end and self.look()["mode"] not in ("holding", "faulted"):
             time.sleep(POLL_S)
@@ -178,17 +185,17 @@ class Demo:
 
     def _wait_engageable(self) -> None:
         end = time.monotonic() + 20.0
-        while why := self.client.call("status")["why_not_engageable"]:
+        while why := self.call("status")["why_not_engageable"]:
             if time.monotonic() > end:
                 raise DeviceError("not engageable: " + "; ".join(why))
             time.sleep(0.1)
 
     def look(self) -> dict[str, Any]:
         """One status, and the events since the last one."""
-        status: dict[str, Any] = self.client.call("status")
+        status: dict[str, Any] = self.call("status")
         self.samples.append({"t_ns": now_ns(), "queue_depth": status["queue_depth"],
                              "mode": status["mode"]})
-        while new := self.client.call("events", {"since": self._seen})["events"]:
+        while new := self.call("events", since=self._seen)["events"]:
             self.events.extend(new)
         return status
 
