@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -135,6 +136,8 @@ def test_no_picture_is_ever_mixed(path: str) -> None:
             writer.publish(clock.now_ns)
 
     thread = threading.Thread(target=write)
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # so that they meet within a frame
     thread.start()
     try:
         seen = 0
@@ -150,6 +153,7 @@ def test_no_picture_is_ever_mixed(path: str) -> None:
     finally:
         ended.set()
         thread.join()
+        sys.setswitchinterval(interval_s)
 
 
 def test_stall_and_recovery(path: str) -> None:
