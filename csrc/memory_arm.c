@@ -3,6 +3,8 @@
 #include <errno.h>  /* EAGAIN */
 #include <string.h> /* memset */
 
+#include "clock.h"
+
 void vlad_memory_arm_init(struct vlad_memory_arm *arm, int n_joints, const int64_t *pose_nu,
                           int64_t now_ns)
 {
@@ -18,10 +20,19 @@ void vlad_memory_arm_init(struct vlad_memory_arm *arm, int n_joints, const int64
     }
 }
 
+static int64_t now_arm(void *ctx)
+{
+    struct vlad_memory_arm *arm = ctx;
+
+    if (arm->real_time)
+        arm->now_ns = vlad_clock_now_ns();
+    return arm->now_ns;
+}
+
 /* A first-order servo: covers dt / (dt + tau) of the way to its goal. */
 static void move(struct vlad_memory_arm *arm)
 {
-    int64_t dt = arm->now_ns - arm->moved_ns;
+    int64_t dt = now_arm(arm) - arm->moved_ns;
 
     if (dt <= 0)
         return;
@@ -108,11 +119,6 @@ static int torque_arm(void *ctx, int64_t deadline_ns, uint32_t mask, bool on,
     arm->torque_mask = on ? arm->torque_mask | mask : arm->torque_mask & ~mask;
     arm->torque = arm->torque_mask != 0;
     return 0;
-}
-
-static int64_t now_arm(void *ctx)
-{
-    return ((struct vlad_memory_arm *)ctx)->now_ns;
 }
 
 const struct vlad_arm_ops vlad_memory_arm_ops = {

@@ -1,5 +1,6 @@
 /* memory_arm.h: an arm in memory, with the clock in it. The servo loop's own code runs on it at
- * simulated time, thousands of times faster than real, and every write is judged as it arrives. */
+ * simulated time, thousands of times faster than real, and every write is judged as it arrives.
+ * With `real_time` set the loop's thread can drive it: then bus_ns and a silent servo cost no time. */
 #ifndef VLAD_MEMORY_ARM_H
 #define VLAD_MEMORY_ARM_H
 
@@ -9,6 +10,7 @@
 struct vlad_memory_arm {
     int n_joints;
     int64_t now_ns;      /* advanced by whoever simulates */
+    bool real_time;      /* now_ns follows the machine's clock: under vlad_servo_start() */
     int64_t bus_ns;      /* time one read or write takes */
     int64_t present_nu[VLAD_MAX_JOINTS];
     int64_t goal_nu[VLAD_MAX_JOINTS];

@@ -49,9 +49,10 @@ class Report(TypedDict):
     now_ns: int
 
 class MemoryArm:
-    """An arm in memory whose clock is simulated; judges every goal written to it."""
+    """An arm in memory; judges every goal written to it. Its clock is simulated from now_ns on, or
+    without now_ns the machine's: then Servo.start() can drive it, and bus_ns costs no time."""
 
-    def __init__(self, pose: Sequence[float], now_ns: int) -> None: ...
+    def __init__(self, pose: Sequence[float], now_ns: int | None = None) -> None: ...
     def inject(
         self,
         *,
@@ -86,7 +87,8 @@ class Servo:
         read_budget_ns: int,
     ) -> None:
         """Hands the loop an open bus and the command in force (nano-units) that it is to adopt.
-        joints: in order, as configured. The descriptor stays the caller's. OSError EBUSY while the last hand-over is not taken."""
+        joints: in order, as configured. The descriptor stays the caller's. OSError EBUSY while the
+        last hand-over is not taken."""
     def bus_counters(self) -> dict[str, int]:
         """Every counter of the serial bus in use, by the name csrc/serial_bus.h gives it."""
     def request(self, requests: int) -> None: ...

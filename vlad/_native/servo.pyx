@@ -97,14 +97,16 @@ cdef class MemoryArm:
     cdef vlad_memory_arm c
     cdef int n
 
-    def __cinit__(self, pose, now_ns):
+    def __cinit__(self, pose, now_ns=None):
         cdef int64_t start[8]
         if not 1 <= len(pose) <= VLAD_MAX_JOINTS:
             raise ValueError(f"{len(pose)} joints: 1 to {VLAD_MAX_JOINTS} are possible")
         for j, value in enumerate(pose):
             start[j] = nu(value)
         self.n = len(pose)
-        vlad_memory_arm_init(&self.c, self.n, start, now_ns)
+        vlad_memory_arm_init(&self.c, self.n, start,
+                             vlad_clock_now_ns() if now_ns is None else now_ns)
+        self.c.real_time = now_ns is None
 
     def inject(self, *, silent=None, corrupt=None, read_error=None, write_error=None,
                drop_writes=None, status=None, temperature_c=None, voltage_mv=None, bus_ns=None,

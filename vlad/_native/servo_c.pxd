@@ -90,7 +90,7 @@ cdef extern from "memory_arm.h" nogil:
         int64_t now_ns, bus_ns, last_motion_ns, tracking_ns
         int64_t present_nu[8]
         int64_t goal_nu[8]
-        bint torque
+        bint torque, real_time
         uint32_t torque_mask, silent, corrupt
         int read_error, write_error, drop_writes
         uint8_t status[8]
