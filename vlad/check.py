@@ -31,6 +31,7 @@ def main(argv: Sequence[str]) -> int:
             return 1
         raise
     manifest = bundle.manifest
+    tasks = [t.text.rstrip("\n") for t in manifest.tasks]
     result = {
         "ok": True,
         "policy": manifest.policy_type,
@@ -38,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         "joints": [j.name for j in manifest.joints],
         "rate_hz": manifest.rate_hz,
         "chunk_size": manifest.chunk_size,
-        "tasks": [t.text.rstrip("\n") for t in manifest.tasks],
+        "tasks": tasks,
         "blocks": {b.name: {"backend": b.backend, "dtype": b.dtype, "bytes": b.file.bytes}
                    for b in manifest.blocks},
         "golden": {"differences": golden.differences, "tolerance": golden.tolerance},
@@ -49,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     print(f"{options.bundle}: good")
     print(f"  {manifest.policy_type}, {manifest.chunk_size} actions at {manifest.rate_hz:g} Hz")
     print(f"  cameras {', '.join(c.name for c in manifest.cameras)}")
-    for text in result["tasks"]:
+    for text in tasks:
         print(f"  task    {text}")
     for block in manifest.blocks:
         print(f"  block   {block.name:8} {block.backend} {block.dtype} {block.file.bytes / 1e6:.1f} MB")

@@ -42,19 +42,17 @@ def draw(
         if rows:
             top.scatter(rows, [y] * len(rows), color=color, marker=marker, s=22, label=label, zorder=3)
 
-    def times(kind: str) -> list[float]:
-        wanted = {
-            "cold": lambda e: e["verdict"] != "rejected" and e["cold"],
-            "merge": lambda e: e["verdict"] != "rejected" and not e["cold"],
-            "late": lambda e: e["verdict"] == "rejected",
-        }[kind]
-        return [(e["t_ns"] - start) / 1e9 for e in chunks if wanted(e)]
+    def times(*, rejected: bool, cold: bool | None = None) -> list[float]:
+        return [
+            (e["t_ns"] - start) / 1e9 for e in chunks
+            if (e["verdict"] == "rejected") == rejected and cold in (None, e["cold"])
+        ]
 
     ceiling = chunk_size * 1.08
     mark([(e["t_request_ns"] - start) / 1e9 for e in chunks], REQUEST, "v", "request", -chunk_size * 0.04)
-    mark(times("merge"), ARRIVAL, "^", "chunk merged", ceiling)
-    mark(times("cold"), COLD, "D", "cold start", ceiling)
-    mark(times("late"), LATE, "x", "rejected (late, stale, limits)", ceiling)
+    mark(times(rejected=False, cold=False), ARRIVAL, "^", "chunk merged", ceiling)
+    mark(times(rejected=False, cold=True), COLD, "D", "cold start", ceiling)
+    mark(times(rejected=True), LATE, "x", "rejected (late, stale, limits)", ceiling)
     for gap in (e for e in events if e["event"] == "gap"):
         end = (gap["t_ns"] - start) / 1e9
         top.axvspan(end - gap["duration_ms"] / 1e3, end, color=LATE, alpha=0.12)

@@ -67,7 +67,7 @@ def test_f02_a_stalled_camera_holds_and_clears_to_holding(
     wait_for(lambda: daemon.status()["mode"] == "holding", 8)
     assert "camera_stalled" in faults(daemon)
     assert not any(f["latched"] for f in daemon.status()["faults"])
-    with pytest.raises(Refused, match="camera|fault"):
+    with pytest.raises(Refused, match=r"camera|fault"):
         daemon.engage()
     sim.command("camera_resume", camera="top")
     wait_for(lambda: not faults(daemon), 15)
