@@ -2,7 +2,8 @@
 #
 #   make -C csrc fuzz-feetech SECONDS=60
 #   make -C csrc fuzz                      all of them
-# What a target finds interesting is kept in ../build/fuzz/NAME and tried first the next time.
+# What a target finds interesting is kept in ../build/fuzz/NAME and tried first the next time, with
+# the seeds of ../tests/fuzz/corpus/NAME.
 FUZZ_CC ?= clang-14
 SECONDS ?= 20
 FUZZ_OUT := ../build/fuzz
@@ -17,4 +18,5 @@ $(FUZZ_OUT)/fuzz_%: tests/fuzz_%.c $(CORE) $(wildcard *.h)
 	$(FUZZ_CC) $(FUZZ_FLAGS) -pthread $< $(CORE) -lm -o $@
 $(FUZZ:%=fuzz-%): fuzz-%: $(FUZZ_OUT)/fuzz_%
 	@mkdir -p $(FUZZ_OUT)/$*
-	$< -max_total_time=$(SECONDS) -max_len=512 -print_final_stats=1 $(FUZZ_ARGS) $(FUZZ_OUT)/$*
+	$< -max_total_time=$(SECONDS) -max_len=512 -print_final_stats=1 $(FUZZ_ARGS) $(FUZZ_OUT)/$* \
+		$(wildcard ../tests/fuzz/corpus/$*)
