@@ -1,0 +1,114 @@
+"""Rows 38 and 39 at the daemon's door: what is loaded, what is refused, and what keeps running."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.tiny_smolvla import build
+from vlad import bundle as bundles
+from vlad import config as configuration
+from vlad.config import Config
+from vlad.errors import BundleError, Refused
+from vlad.policy_loading import load, mismatches
+
+ROOT = Path(__file__).resolve().parents[2]
+LOOKAHEAD_NS = 85_000_000
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("bundle") / "tiny.vlad")
+
+
+def config_with(tmp_path: Path, cameras: list[str], edit: Callable[[str], str] = lambda t: t) -> Config:
+    text = (ROOT / "configs/so101-sim.toml").read_text()
+    head, _, tail = text.partition("[[camera]]")
+    blocks = "".join(
+        f'[[camera]]\nname = "{name}"\nsource = "shm:none-{name}"\nwidth = 96\nheight = 96\n\n'
+        for name in cameras
+    )
+    text = edit(head.replace('"../vlad', f'"{ROOT}/vlad') + blocks + tail[tail.index("[control]"):])
+    path = tmp_path / "vlad.toml"
+    path.write_text(text)
+    return configuration.load(path, machine=False)
+
+
+def cameras_of(bundle: Path) -> list[str]:
+    return [c.name for c in bundles.load(bundle).manifest.cameras]
+
+
+def test_a_good_bundle_loads_runs_and_is_judged(bundle: Path, tmp_path: Path) -> None:
+    loaded = load(bundle, config_with(tmp_path, cameras_of(bundle)), LOOKAHEAD_NS)
+    assert len(loaded.measured_ns) == 8
+    assert loaded.check.t_inference_ns >= max(loaded.measured_ns)
+    chunk = loaded.policy.sample(
+        loaded.policy.prefill(
+            [loaded.policy.encode_image(i, np.zeros((96, 96, 3), np.uint8))
+             for i in range(len(loaded.cameras))], 0, np.zeros(6)),
+        generator=np.random.default_rng(0),
+    )
+    assert chunk.shape == (loaded.scheduler.chunk_size, 6)
+    loaded.policy.close()
+
+
+@pytest.mark.fault(39)
+@pytest.mark.parametrize(("edit", "named"), [
+    (lambda t: t.replace('"shoulder_pan", id = 1', '"shoulder_lift", id = 2', 1).replace(
+        '"shoulder_lift", id = 2 },\n    { name = "elbow', '"shoulder_pan", id = 1 },\n    { name = "elbow'),
+     "joints"),
+    (lambda t: t.replace("[servo]\n", "[servo]\nrate_hz = 20\n"), "rate"),
+])
+def test_f39_another_robots_bundle_is_refused(
+    bundle: Path, tmp_path: Path, edit: Callable[[str], str], named: str
+) -> None:
+    config = config_with(tmp_path, cameras_of(bundle), edit)
+    with pytest.raises(Refused, match=named):
+        load(bundle, config, LOOKAHEAD_NS)
+
+
+@pytest.mark.fault(39)
+def test_f39_a_missing_camera_is_named(bundle: Path, tmp_path: Path) -> None:
+    config = config_with(tmp_path, ["somewhere_else"])
+    wrong = mismatches(bundles.load(bundle).manifest, config)
+    assert len(wrong) == 1
+    assert all(name in wrong[0] for name in cameras_of(bundle))
+
+
+@pytest.mark.fault(38)
+def test_f38_a_block_that_changed_is_refused(bundle: Path, tmp_path: Path) -> None:
+    import shutil
+
+    bad = tmp_path / "bad.vlad"
+    shutil.copytree(bundle, bad)
+    manifest: dict[str, Any] = json.loads((bad / "manifest.json").read_text())
+    block = bad / manifest["blocks"][0]["file"]["path"]
+    data = bytearray(block.read_bytes())
+    data[len(data) // 2] ^= 1
+    block.write_bytes(bytes(data))
+    with pytest.raises(BundleError, match="sha256|hash"):
+        load(bad, config_with(tmp_path, cameras_of(bundle)), LOOKAHEAD_NS)
+
+
+@pytest.mark.fault(38)
+def test_f38_a_policy_that_fails_while_warming_up_is_refused_and_closed(
+    bundle: Path, tmp_path: Path
+) -> None:
+    closed = []
+
+    class Broken:
+        def warm_up(self) -> None:
+            raise RuntimeError("delegate crashed")
+
+        def close(self) -> None:
+            closed.append(True)
+
+    with pytest.raises(BundleError, match="delegate crashed"):
+        load(bundle, config_with(tmp_path, cameras_of(bundle)), LOOKAHEAD_NS,
+             factory=lambda *_: Broken())  # type: ignore[arg-type, return-value]
+    assert closed == [True]
