@@ -27,7 +27,6 @@ int vlad_trajectory_init(struct vlad_trajectory *trajectory, const struct vlad_l
     if (!vlad_limits_valid(limits) || period_ns < 1 || period_ns > VLAD_MAX_PERIOD_NS)
         return -EINVAL;
     t->n_joints = limits->n_joints;
-    t->n1 = t->n2 = 1;
     for (int j = 0; j < t->n_joints; j++) {
         const struct vlad_joint_limits *limit = &limits->joint[j];
         int64_t ticks;

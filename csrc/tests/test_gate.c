@@ -218,6 +218,11 @@ static void test_position(void)
     CHECK_EQ(out[0][0], -2 * UNIT);
     CHECK_EQ(out[0][1], UNIT);
     CHECK_EQ(report.verdict, VLAD_ACCEPTED);
+    edge[0] = -0.7e-9;
+    edge[1] = 0.7e-9;
+    CHECK(chunk_ok(edge, 1));
+    CHECK_EQ(out[0][0], -1);
+    CHECK_EQ(out[0][1], 1);
 
     /* 2 % of a span of 4 units is 0.08, of 1 unit 0.02. */
     CHECK(chunk_ok(clamped, 2));
@@ -390,6 +395,11 @@ static void test_config(void)
     CHECK_EQ(vlad_gate_check_config(&good), 0);
     BAD(limits.n_joints, 0);
     BAD(limits.n_joints, VLAD_MAX_JOINTS + 1);
+    GOOD(limits.n_joints, 1);
+    for (int j = 2; j < VLAD_MAX_JOINTS; j++)
+        good.limits.joint[j] = good.limits.joint[1];
+    GOOD(limits.n_joints, VLAD_MAX_JOINTS);
+    BAD(limits.joint[0].min_nu, 2 * UNIT);
     BAD(limits.joint[1].min_nu, UNIT); /* equal to max */
     BAD(limits.joint[1].min_nu, -VLAD_MAX_NU - 1);
     BAD(limits.joint[1].max_nu, VLAD_MAX_NU + 1);

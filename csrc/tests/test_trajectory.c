@@ -42,6 +42,7 @@ static void test_windows(void)
     struct vlad_limits limits = limits_of(2, 2 * UNIT, 40 * UNIT, 800 * UNIT);
     int joint;
 
+    memset(&t, 0xa5, sizeof t);
     /* T1 = 2 v / a = 0.1 s, T2 = 2 a / j = 0.1 s. */
     CHECK_EQ(vlad_trajectory_init(&t, &limits, unit_nu, 10 * MS, &joint), 0);
     CHECK_EQ(joint, -1);
@@ -51,6 +52,7 @@ static void test_windows(void)
     CHECK_EQ(vlad_trajectory_lookahead_ns(&t, 10 * MS), 90 * MS);
     CHECK_EQ(vlad_trajectory_stop_ns(&t, 10 * MS), 190 * MS);
     CHECK(vlad_trajectory_at_rest(&t));
+    CHECK_EQ(t.goal_nu[1], 0);
 
     /* Windows are rounded up, and the slowest joint rules. */
     limits.joint[1].a_max_nu_s2 = 39 * UNIT;
@@ -109,8 +111,10 @@ static void test_init_refuses(void)
     CHECK_EQ(vlad_trajectory_stop_ns(&t, 10 * MS), VLAD_STOP_MAX_NS);
     limits.joint[1].j_max_nu_s3 = 363 * UNIT;
     CHECK_EQ(init_rc(limits, TICK_NU, 10 * MS, 1), -ERANGE);
-    limits.joint[1].j_max_nu_s3 = 1;
-    CHECK_EQ(init_rc(limits, TICK_NU, 10 * MS, 1), -ERANGE);
+    for (int64_t jerk = 1; jerk < 363 * UNIT; jerk = jerk * 3 / 2 + 1) { /* up to 8e10 ticks */
+        limits.joint[1].j_max_nu_s3 = jerk;
+        CHECK_EQ(init_rc(limits, TICK_NU, 10 * MS, 1), -ERANGE);
+    }
     limits = good;
     limits.joint[0].a_max_nu_s2 = 1;
     CHECK_EQ(init_rc(limits, TICK_NU, 10 * MS, 0), -ERANGE);
@@ -121,6 +125,17 @@ static void test_init_refuses(void)
     limits = limits_of(1, 3 * UNIT, 40 * UNIT, 533333334000);
     CHECK_EQ(init_rc(limits, TICK_NU, MS, -1), 0);
     CHECK_EQ(t.n1 + t.n2, 300);
+    /* Nearly all of it in one window; and 304 ticks, the whole ring, at a shorter period. */
+    limits = limits_of(1, 29 * UNIT / 10, 20 * UNIT, 4000 * UNIT);
+    CHECK_EQ(init_rc(limits, TICK_NU, MS, -1), 0);
+    CHECK_EQ(t.n1, 290);
+    CHECK_EQ(t.n2, 10);
+    limits = limits_of(1, 4 * UNIT, 8000 * UNIT / 147, 16000 * UNIT);
+    CHECK_EQ(init_rc(limits, TICK_NU, MS / 2, 0), -ERANGE);
+    limits.joint[0].a_max_nu_s2 = 55172414000; /* 8000 / 145 units */
+    CHECK_EQ(init_rc(limits, TICK_NU, MS / 2, -1), 0);
+    CHECK_EQ(t.n1, 290);
+    CHECK_EQ(t.n2, 14);
 }
 
 struct trace {
@@ -314,6 +329,24 @@ static void test_stop_property(void)
     }
 }
 
+static void test_reset_in_motion(void)
+{
+    int64_t start[2] = {0, 0}, target[2] = {UNIT, -UNIT}, here[2] = {5, -7};
+
+    init_plain(10 * MS);
+    vlad_trajectory_reset(&t, start);
+    for (int tick = 0; tick < 30; tick++)
+        vlad_trajectory_advance(&t, target, 1000);
+    vlad_trajectory_stop(&t);
+    vlad_trajectory_reset(&t, here);
+    CHECK(vlad_trajectory_at_rest(&t));
+    CHECK_EQ(t.velocity_nu[0], 0);
+    CHECK(vlad_trajectory_stop(&t));
+    vlad_trajectory_advance(&t, here, 1000);
+    CHECK_EQ(t.goal_nu[0], 5);
+    CHECK_EQ(t.goal_nu[1], -7);
+}
+
 /* A stop follows the filter down where it can: not an abrupt halt. At full speed it takes the
  * filter's whole length, and the distance of a ramp down. */
 static void test_stop_from_full_speed(void)
@@ -361,6 +394,7 @@ static void test_stop_while_speeding_up(void)
 static void test_stop_at_turning_point(void)
 {
     int64_t start[2] = {0, 0}, up[2] = {UNIT, -UNIT}, down[2] = {-UNIT, UNIT}, at;
+    int calls = 1;
 
     init_plain(10 * MS);
     vlad_trajectory_reset(&t, start);
@@ -371,8 +405,9 @@ static void test_stop_at_turning_point(void)
     } while (t.velocity_nu[0] > t.step_nu[0] / 4);
     CHECK(t.velocity_nu[0] > 0);
     at = t.goal_nu[0];
-    while (!vlad_trajectory_stop(&t)) {
-    }
+    while (!vlad_trajectory_stop(&t))
+        calls++;
+    CHECK(calls <= 3); /* the filter is about to turn back: far less than n1 + n2 */
     CHECK(t.goal_nu[0] >= at && t.goal_nu[0] < at + 2 * t.step_nu[0]);
     CHECK(t.goal_nu[1] >= -at - 2 * t.step_nu[0] && t.goal_nu[1] <= -at);
 }
@@ -422,6 +457,7 @@ int main(void)
     test_speed_scale();
     test_no_lag();
     test_stop_property();
+    test_reset_in_motion();
     test_stop_from_full_speed();
     test_stop_while_speeding_up();
     test_stop_at_turning_point();

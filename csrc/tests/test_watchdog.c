@@ -182,6 +182,18 @@ static void test_repeats_latch(void)
     }
     CHECK_EQ(dog.state[f].count, (uint64_t)(3 * n));
 
+    /* One fewer than it takes, right after `clear`, with those from before it still in the window. */
+    for (int i = 0; i < 2 * n - 1; i++) {
+        vlad_watchdog_pulse(&dog, f);
+        evaluate(t + i, 0);
+        CHECK_EQ(dog.latched, i == n - 1 ? BIT(f) : 0);
+        if (i == n - 1) {
+            evaluate(t + i + row->clear_after_ns, 0);
+            CHECK_EQ(vlad_watchdog_clear(&dog), 0);
+            t += row->clear_after_ns;
+        }
+    }
+
     vlad_watchdog_init(&dog, 0); /* each time just too slow */
     for (int i = 0; i < 50; i++) {
         vlad_watchdog_pulse(&dog, f);
