@@ -12,6 +12,7 @@
 #include <pthread.h>
 #include <stdatomic.h>    /* what the callback saw */
 #include <string.h>
+#include <sys/file.h>     /* flock */
 #include <sys/resource.h> /* RLIMIT_NOFILE */
 #include <sys/socket.h>
 #include <sys/stat.h>     /* mode of the socket */
@@ -96,14 +97,19 @@ static const char *hear(int fd)
 
     for (;;) {
         struct pollfd ready = {.fd = fd, .events = POLLIN};
+        char *newline;
         ssize_t n;
+
         CHECK(poll(&ready, 1, 5000) == 1);
-        n = recv(fd, line + size, 1, 0);
-        if (n <= 0 || line[size] == '\n') {
-            line[n > 0 ? size : 0] = '\0';
+        n = recv(fd, line + size, sizeof line - size, MSG_PEEK);
+        newline = n > 0 ? memchr(line + size, '\n', (size_t)n) : NULL;
+        if (n > 0)
+            n = recv(fd, line + size, newline ? (size_t)(newline + 1 - line) - size : (size_t)n, 0);
+        if (n <= 0 || newline) {
+            line[newline ? (size_t)(newline - line) : 0] = '\0';
             return line;
         }
-        size++;
+        size += (size_t)n;
         CHECK(size < sizeof line);
     }
 }
@@ -307,6 +313,83 @@ static void times_out(void)
     vlad_control_socket_free(control);
 }
 
+/* Replies that were sent in pieces, with others queued behind them, come out whole. */
+static void keeps_replies_whole(void)
+{
+    static const size_t sizes[] = {VLAD_CONTROL_MAX_REPLY, 100000, 1};
+    struct vlad_control_socket *control = start();
+    static char line[VLAD_CONTROL_MAX_LINE], big[VLAD_CONTROL_MAX_REPLY];
+    struct vlad_control_request request;
+    int fd = dial();
+
+    for (int i = 0; i < 3; i++) {
+        memset(big, 'a' + i, sizeof big);
+        say(fd, STATUS);
+        CHECK(vlad_control_socket_next(control, 5000, &request, line) > 0);
+        CHECK_EQ(vlad_control_socket_reply(control, request.token, big, sizes[i]), 0);
+    }
+    wait_for(control, VLAD_CC_REPLIES, 3);
+    for (int i = 0; i < 3; i++) {
+        const char *heard = hear(fd);
+        CHECK_EQ(strlen(heard), sizes[i]);
+        memset(big, 'a' + i, sizeof big);
+        CHECK(memcmp(heard, big, sizes[i]) == 0);
+    }
+    close(fd);
+    vlad_control_socket_free(control);
+}
+
+/* Stops without end, their answers never read: each counts until the client is dropped. */
+static void drops_who_never_listens(void)
+{
+    struct vlad_control_socket *control = start();
+    int fd = dial(), said = 0;
+
+    while (send(fd, HOLD, sizeof HOLD - 1, MSG_NOSIGNAL) == sizeof HOLD - 1 && said < 100000)
+        said++;
+    wait_for(control, VLAD_CC_SLOW_READERS, 1);
+    wait_for_clients(control, 0);
+    CHECK(said > 1000 && said < 100000);
+    CHECK(atomic_load(&holds) > 1000 && atomic_load(&holds) <= said + 1);
+    close(fd);
+    vlad_control_socket_free(control);
+}
+
+static void refuses_what_does_not_fit_the_ring(void)
+{
+    struct vlad_control_socket *control = start();
+    static char line[VLAD_CONTROL_MAX_LINE];
+    struct vlad_control_request request;
+    int fd[VLAD_CONTROL_MAX_CLIENTS];
+
+    memset(line, ' ', sizeof line);
+    memcpy(line, STATUS, sizeof STATUS - 2);
+    line[sizeof line - 1] = '\n';
+    for (int i = 0; i < VLAD_CONTROL_MAX_CLIENTS; i++) {
+        fd[i] = dial();
+        for (size_t sent = 0; sent < 2 * sizeof line;) {
+            size_t at = sent % sizeof line;
+            ssize_t n = send(fd[i], line + at, sizeof line - at, MSG_NOSIGNAL);
+            CHECK(n > 0);
+            sent += (size_t)n;
+        }
+    }
+    wait_for(control, VLAD_CC_LINES, 2 * VLAD_CONTROL_MAX_CLIENTS);
+    CHECK_EQ(counted(control, VLAD_CC_FORWARDED), 15); /* of 64 KiB, in 1 MiB with their headers */
+    CHECK_EQ(counted(control, VLAD_CC_BUSY), 17);
+    CHECK(strstr(hear(fd[15]), "too many requests are waiting"));
+    say(fd[15], HOLD);
+    CHECK(strstr(hear(fd[15]), "too many requests are waiting"));
+    CHECK(strstr(hear(fd[15]), "\"requested\":\"hold\""));
+    for (int i = 0; i < 15; i++) {
+        CHECK_EQ(vlad_control_socket_next(control, 5000, &request, line), sizeof line - 1);
+        CHECK(memcmp(line, STATUS, sizeof STATUS - 2) == 0);
+    }
+    for (int i = 0; i < VLAD_CONTROL_MAX_CLIENTS; i++)
+        close(fd[i]);
+    vlad_control_socket_free(control);
+}
+
 static void limits_clients(void)
 {
     struct vlad_control_socket *control = start();
@@ -404,7 +487,7 @@ static void survives_descriptor_exhaustion(void)
 {
     struct vlad_control_socket *control = start();
     struct rlimit before, low;
-    int fd[256], n = 0, client = dial(), late = socket(AF_UNIX, SOCK_STREAM, 0);
+    int fd[256], n = 0, mute, client = dial(), late = socket(AF_UNIX, SOCK_STREAM, 0);
     struct sockaddr_un address = {.sun_family = AF_UNIX};
 
     strcpy(address.sun_path, path);
@@ -425,9 +508,21 @@ static void survives_descriptor_exhaustion(void)
         CHECK(late >= 0);
     }
     CHECK(counted(control, VLAD_CC_FD_EXHAUSTED) >= 2);
+    /* One that connects and says nothing does not keep the spare descriptor from a stop. */
+    close(fd[--n]);
+    mute = socket(AF_UNIX, SOCK_STREAM, 0);
+    CHECK(mute >= 0);
+    CHECK_EQ(connect(mute, (struct sockaddr *)&address, sizeof address), 0);
+    wait_for_clients(control, 2);
+    CHECK_EQ(connect(late, (struct sockaddr *)&address, sizeof address), 0);
+    say(late, HOLD);
+    CHECK(strstr(hear(mute), "too many clients"));
+    CHECK(strstr(hear(late), "\"ok\":true"));
+    CHECK_EQ(counted(control, VLAD_CC_EVICTED), 1);
+    close(mute);
     say(client, HOLD);
     CHECK(strstr(hear(client), "\"ok\":true"));
-    CHECK_EQ(atomic_load(&holds), 3);
+    CHECK_EQ(atomic_load(&holds), 4);
     while (n)
         close(fd[--n]);
     setrlimit(RLIMIT_NOFILE, &before);
@@ -475,6 +570,17 @@ static void guards_its_path(void)
     control = start();
     vlad_control_socket_free(control);
     CHECK_EQ(chmod(directory, 0700), 0);
+    /* Another daemon is starting here; and a path without a directory. */
+    fd = open(directory, O_RDONLY | O_DIRECTORY);
+    CHECK_EQ(flock(fd, LOCK_EX), 0);
+    CHECK_EQ(vlad_control_socket_start(&control, &config), -EADDRINUSE);
+    close(fd);
+    CHECK_EQ(chdir(directory), 0);
+    config.path = "control";
+    CHECK_EQ(vlad_control_socket_start(&control, &config), 0);
+    CHECK(access(path, F_OK) == 0);
+    vlad_control_socket_free(control);
+    CHECK_EQ(chdir("/"), 0);
     config.path = "/proc/self/no-such/control";
     CHECK_EQ(vlad_control_socket_start(&control, &config), -ENOENT);
     config.path = "/proc/version/control";
@@ -573,6 +679,9 @@ int main(void)
     forwards();
     rejects_garbage();
     times_out();
+    keeps_replies_whole();
+    drops_who_never_listens();
+    refuses_what_does_not_fit_the_ring();
     limits_clients();
     checks_peers();
     survives_descriptor_exhaustion();
