@@ -32,6 +32,7 @@ struct fake_line {
     uint32_t silent, flip, truncate, other_id, shorten, mute_once, deaf_to_writes; /* bit = servo */
     int64_t turnaround_ns;
     bool echo, never_ready;
+    bool batched; /* ready only when all is there, as an adapter that buffers */
     int trailer;          /* bytes of noise behind the replies of a sync read */
     int chunk;            /* most bytes that one read gives */
     int write_room;       /* bytes the line takes before -EAGAIN; < 0: any number */
@@ -147,7 +148,7 @@ static bool fake_injected(struct fake_line *line, enum fake_call call, int *resu
 
 static int64_t fake_ready_ns(const struct fake_line *line)
 {
-    return line->rx_at_ns + 10 * VLAD_NS_PER_US;
+    return line->rx_at_ns + (line->batched ? line->n_rx : 1) * 10 * VLAD_NS_PER_US;
 }
 
 static ssize_t fake_read(void *port, void *buffer, size_t size)

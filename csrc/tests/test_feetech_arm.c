@@ -104,6 +104,8 @@ static void test_read(void)
     CHECK_EQ(state.status[3], VLAD_STATUS_OVERLOAD | VLAD_STATUS_TEMPERATURE);
     CHECK_EQ(state.status[2], 0);
     CHECK_EQ(line.n_tx, 14);
+    CHECK_EQ(line.tx[5], 56);
+    CHECK_EQ(line.tx[6], 8);
 
     start(); /* the other direction */
     vlad_feetech_scale_body(&joints[1].scale, 0, 4094, -1);
@@ -277,6 +279,42 @@ static void test_torque_with_lost_goals(void)
     }
 }
 
+/* What one request left behind is never taken for the answer to another. */
+static void test_old_replies_do_not_count(void)
+{
+    const int64_t pose[6] = {0};
+    start();
+    vlad_feetech_arm_adopt(&arm, 0);
+    CHECK_EQ(read_arm(), 0);
+    CHECK_EQ(torque(0x3F, true, pose), 0);
+    line.silent = 1 << 1; /* whose last reply was its goal */
+    int64_t position = state.position_nu[1];
+    CHECK_EQ(read_arm(), 0);
+    CHECK_EQ(state.position_nu[1], position);
+    line.now_ns += VLAD_NS_PER_S;
+    CHECK_EQ(torque(0x3F, true, pose), -EAGAIN);
+}
+
+static void test_adopt(void)
+{
+    const int64_t goals[6] = {0, 0, 0, 0, 0, 500000000};
+    struct vlad_feetech_joint last = joints[0];
+    start();
+    vlad_feetech_arm_adopt(&arm, 0x3F);
+    CHECK_EQ(write_arm(goals), 0);
+    CHECK_EQ(goal_of(0), 2047);
+    vlad_feetech_arm_adopt(&arm, 1 << 5);
+    const int64_t others[6] = {153398079, 0, 0, 0, 0, 600000000};
+    CHECK_EQ(write_arm(others), 0);
+    CHECK_EQ(goal_of(0), 2047);
+    CHECK_EQ(goal_of(5), 2600);
+    CHECK_EQ(vlad_feetech_arm_init_ops(&arm, &fake_ops, &line, joints, 6, read_budget_ns,
+                                       read_budget_ns), 0);
+    CHECK_EQ(torque(0x3F, true, goals), 0); /* the two budgets add up */
+    last.id = VLAD_FEETECH_MAX_ID;
+    CHECK_EQ(vlad_feetech_arm_init_ops(&arm, &fake_ops, &line, &last, 1, 1, 1), 0);
+}
+
 int main(void)
 {
     test_init();
@@ -286,5 +324,7 @@ int main(void)
     test_write();
     test_torque();
     test_torque_with_lost_goals();
+    test_old_replies_do_not_count();
+    test_adopt();
     CHECK_DONE();
 }

@@ -108,9 +108,20 @@ static void test_bad_arguments(void)
                                       replies, &answered), -EINVAL);
     CHECK_EQ(line.n_tx, 0);
 
-    uint8_t many[32];
+    uint8_t many[32], large[VLAD_FEETECH_MAX_DATA];
     memset(many, 1, sizeof many);
     int64_t deadline = line.now_ns + budget_ns;
+    line.batched = true; /* six of the largest replies at once */
+    line.registers[5][0] = 66;
+    CHECK_EQ(vlad_serial_sync_read(&bus, all_ids, 6, 0, VLAD_FEETECH_MAX_DATA, deadline, replies,
+                                   &answered), 0);
+    CHECK_EQ(answered, 0x3F);
+    CHECK_EQ(replies[5].data[0], 66);
+    line.batched = false;
+    CHECK_EQ(vlad_serial_read(&bus, 1, 0, large, sizeof large, line.now_ns + budget_ns, NULL), 0);
+    CHECK_EQ(vlad_serial_write(&bus, VLAD_FEETECH_MAX_ID, 0, data, 1, line.now_ns + 1, NULL),
+             -ETIMEDOUT);
+    deadline = line.now_ns + budget_ns;
     CHECK_EQ(vlad_serial_sync_read(&bus, many, 32, 5, 1, deadline, replies, &answered), 0);
     CHECK_EQ(answered, UINT32_MAX);
     for (int i = -1; i <= VLAD_SERIAL_N_COUNTERS; i++)
@@ -192,6 +203,18 @@ static void test_garbage(void)
     CHECK_EQ(n(VLAD_SERIAL_RESYNC_BYTES), 47);
     CHECK(line.now_ns - before <= budget_ns + 10 * VLAD_NS_PER_US);
     check_recovers();
+
+    for (int bytes = 1; bytes <= 20; bytes++) { /* few bytes: the places they take up */
+        start();
+        line.silent = 0x3F;
+        line.batched = bytes % 2;
+        line.turnaround_ns = 200 * VLAD_NS_PER_US;
+        fake_receive(&line, noise, bytes);
+        line.inject[FAKE_FLUSH].at = 1;
+        line.inject[FAKE_FLUSH].result = -ENOTTY;
+        CHECK_EQ(sync_read(), 0);
+        CHECK_EQ(bus.garbled, (1 << (bytes + 7) / 8) - 1);
+    }
 
     start(); /* a few bytes of it: the replies behind them still count */
     line.turnaround_ns = 200 * VLAD_NS_PER_US;
@@ -372,8 +395,9 @@ static void test_echo(void)
     uint8_t data[2], status = 0;
     start();
     bus.echo = line.echo = true;
-    for (int chunk = 0; chunk < 30; chunk++) {
-        line.chunk = chunk;
+    for (int chunk = 0; chunk < 80; chunk++) {
+        line.chunk = chunk / 2;
+        line.batched = chunk % 2;
         check_recovers();
     }
     line.status[0] = 1; /* the reply to this ping has the very bytes of the request */
@@ -382,14 +406,21 @@ static void test_echo(void)
     CHECK_EQ(vlad_serial_sync_write(&bus, all_ids, 1, 42, (const uint8_t[]){1, 2}, 2,
                                     line.now_ns + budget_ns), 0);
     line.now_ns += VLAD_NS_PER_S;
+    line.chunk = 3;
     check_recovers();
+    CHECK_EQ(n(VLAD_SERIAL_STALE_BYTES), 0);
+    CHECK_EQ(vlad_serial_sync_write(&bus, all_ids, 1, 42, (const uint8_t[]){1, 2}, 2,
+                                    line.now_ns + budget_ns), 0);
+    fake_receive(&line, all_ids, 4); /* behind the echo, something that is none */
+    check_recovers();
+    CHECK_EQ(n(VLAD_SERIAL_STALE_BYTES), 4);
     line.write_room = 4; /* a torn frame: its echo and its rest's precede the next request's */
     CHECK_EQ(vlad_serial_sync_write(&bus, all_ids, 1, 42, (const uint8_t[]){1, 2}, 2,
                                     line.now_ns + budget_ns), -EAGAIN);
     line.write_room = -1;
     CHECK_EQ(vlad_serial_read(&bus, 1, 3, data, 2, line.now_ns + budget_ns, NULL), 0);
     CHECK_EQ(vlad_feetech_u16(data), 777);
-    CHECK_EQ(n(VLAD_SERIAL_STALE_BYTES), 0);
+    CHECK_EQ(n(VLAD_SERIAL_STALE_BYTES), 4);
     CHECK_EQ(n(VLAD_SERIAL_ECHO_MISSING), 0);
     CHECK_EQ(n(VLAD_SERIAL_RESYNC_BYTES), 0);
     line.echo = false; /* an adapter that does not echo after all still works */
