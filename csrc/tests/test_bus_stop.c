@@ -28,6 +28,7 @@ static void start(void)
     for (int s = 0; s < 6; s++) {
         stop.ids[s] = (uint8_t)(s + 1);
         line.registers[s][VLAD_REG_TORQUE_ENABLE] = 1;
+        line.registers[s][VLAD_REG_ACCELERATION] = 254;
         set_u16(s, VLAD_REG_GOAL_POSITION, 2000);
         set_u16(s, VLAD_REG_PRESENT_POSITION, 2000);
         set_u16(s, VLAD_REG_TORQUE_LIMIT, 1000 - 100 * s);
@@ -159,8 +160,13 @@ static void test_limp(void)
     CHECK_EQ(stop.failed, 0);
     for (int s = 0; s < 6; s++) {
         CHECK_EQ(line.registers[s][VLAD_REG_TORQUE_ENABLE], 0);
+        CHECK_EQ(line.registers[s][VLAD_REG_ACCELERATION], 254);
         CHECK_EQ(get_u16(s, VLAD_REG_GOAL_POSITION), 2000);
     }
+    start(); /* only an answer is lost: said again until it is there */
+    line.mute_once = 1 << 2;
+    CHECK_EQ(timed(vlad_stop_limp, budget_ns), 0);
+    CHECK_EQ(stop.off, 0x3F);
     start(); /* the first frame is lost, and an answer to the second */
     line.lose_sync_writes = 1;
     line.mute_once = 1 << 2;
@@ -186,6 +192,7 @@ static void test_park(void)
     CHECK_EQ(stop.off, 0x3F & ~(1 << 3));
     CHECK_EQ(stop.failed, 0);
     CHECK_EQ(line.n_log, 40);
+    CHECK_EQ(bus.counters[VLAD_SERIAL_FRAMES_TX], 1 + 40 + 2 + 5); /* and nothing to the limp one */
     for (int i = 0; i < 40; i++)
         CHECK_EQ(line.log[i], 1000 - 25 * (i + 1)); /* evenly down to nothing */
     for (int s = 0; s < 6; s++) {
