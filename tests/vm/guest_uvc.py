@@ -63,6 +63,7 @@ def formats(device: UsbCamera) -> None:
         camera = V4l2Camera(Entry(format=fourcc), time.monotonic_ns)
         camera.start()
         wait("first frame", camera.newest)
+        bad_before = camera.counters()["bad"]  # a stream may be joined within a picture
         ages, seen, last = [], set(), 0
         while len(ages) < 30:
             frame = camera.newest()
@@ -80,7 +81,8 @@ def formats(device: UsbCamera) -> None:
         counters = camera.counters()
         assert len(seen) >= len(SHADES) - 1, "the pictures do not change"
         assert counters["negative_age"] == counters["stamped_here"] == 0
-        assert counters["bad"] == counters["errors"] == 0
+        assert counters["bad"] == bad_before, counters
+        assert counters["errors"] == 0, counters
         say(f"{fourcc}: age {min(ages):.1f}..{max(ages):.1f} ms, {counters}")
         camera.close()
     assert device.sent > 60
@@ -92,8 +94,9 @@ def bad_frames(device: UsbCamera) -> None:
     wait("first frame", camera.newest)
     device.break_next = 3
     wait("corrupt frames", lambda: camera.newest() and camera.counters()["corrupt"] >= 3)
-    device.cut_next = 3
+    device.cut_next = 1000  # of which a slow machine decodes but a few
     wait("cut JPEGs", lambda: camera.newest() and camera.counters()["undecodable"] >= 2)
+    device.cut_next = 0
     frames = camera.counters()["frames"]
     wait("frames after", lambda: camera.counters()["frames"] > frames + 5)
     say(f"MJPG: {camera.counters()}")

@@ -139,6 +139,8 @@ class UsbCamera:
             answer = descriptor(value >> 8, value & 255)
         elif kind in (0x80, 0x81, 0x82):
             answer = bytes(length)
+        elif (kind, request) == (0x02, 1):
+            self._streaming = False  # the halt that uvcvideo clears when it stops a bulk stream
         elif kind == 0x21 and request == 1:
             self._set(value >> 8, data)
         elif kind == 0xA1:
@@ -205,7 +207,7 @@ class UsbCamera:
                     assert len(payload) <= length
                     reply(line, seqnum, 0, payload, len(payload))
                     return True
-            if self._line is not line:
+            if self._line is not line or not self._streaming:
                 return False
             time.sleep(0.001)
         return False
