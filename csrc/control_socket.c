@@ -92,7 +92,8 @@ static int start_thread(struct vlad_control_socket *control)
 int vlad_control_socket_start(struct vlad_control_socket **control,
                               const struct vlad_control_config *config)
 {
-    struct vlad_control_socket *made = calloc(1, sizeof *made); /* pages come with their first use */
+    /* Pages come with their first use. */
+    struct vlad_control_socket *made = calloc(1, sizeof *made);
     int error;
 
     *control = NULL;

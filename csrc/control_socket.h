@@ -107,7 +107,8 @@ ssize_t vlad_control_socket_next(struct vlad_control_socket *control, int timeou
                                  char line[VLAD_CONTROL_MAX_LINE]);
 
 /* Answers with one line (without newline). Any thread. 0, also when that client is gone; -EMSGSIZE;
- * -EINVAL for a newline inside or a token never given out; -ETIMEDOUT: the control thread took nothing for a second. */
+ * -EINVAL for a newline inside or a token never given out; -ETIMEDOUT: the control thread took
+ * nothing for a second. */
 int vlad_control_socket_reply(struct vlad_control_socket *control, uint64_t token,
                               const char *line, size_t size);
 

@@ -4,36 +4,17 @@
 #include <errno.h>
 #include <fcntl.h>       /* the spare descriptor */
 #include <poll.h>
-#include <stdio.h>       /* snprintf of replies */
 #include <sys/eventfd.h> /* wake-ups both ways */
 #include <sys/socket.h>
 #include <unistd.h>      /* close */
 
 #include "clock.h"
-#include "json_verb.h"
 
 #define ACCEPTS_PER_PASS 32 /* so that a flood of connects waits for the clients, not they for it */
 #define BACK_OFF_NS 10000000LL
 #define BEAT_MS 500
 
 enum { WAKE = VLAD_CONTROL_SLOTS, LISTEN, N_POLLED }; /* behind the clients' slots */
-
-static void longest(struct vlad_control_socket *control, enum vlad_control_counter counter,
-                    int64_t ns)
-{
-    if ((uint64_t)ns > atomic_load_explicit(&control->counter[counter], memory_order_relaxed))
-        atomic_store_explicit(&control->counter[counter], (uint64_t)ns, memory_order_relaxed);
-}
-
-static uint64_t token_of(struct vlad_control_socket *control, struct vlad_control_client *client)
-{
-    return (uint64_t)client->generation << 8 | (uint64_t)(client - control->client);
-}
-
-static bool in_reserve(struct vlad_control_socket *control, struct vlad_control_client *client)
-{
-    return client - control->client >= VLAD_CONTROL_MAX_CLIENTS;
-}
 
 static void drop(struct vlad_control_socket *control, struct vlad_control_client *client)
 {
@@ -42,123 +23,16 @@ static void drop(struct vlad_control_socket *control, struct vlad_control_client
     atomic_fetch_sub_explicit(&control->clients, 1, memory_order_relaxed);
 }
 
-static int write_error(char *into, size_t room, const struct vlad_line *read, const char *code,
-                       const char *message)
-{
-    return snprintf(into, room,
-                    "{\"v\":1,\"id\":%.*s,\"ok\":false,"
-                    "\"error\":{\"code\":\"%s\",\"message\":\"%s\"}}\n",
-                    read->id ? (int)read->id_size : 4, read->id ? read->id : "null", code, message);
-}
-
-static void answer_error(struct vlad_control_client *client, const struct vlad_line *read,
-                         const char *code, const char *message, int64_t now_ns)
-{
-    char text[512];
-    int size = write_error(text, sizeof text, read, code, message);
-
-    vlad_control_client_queue(client, text, (size_t)size, now_ns);
-}
-
 /* The last word to a client, as far as its socket takes it. */
 static void drop_with(struct vlad_control_socket *control, struct vlad_control_client *client,
                       const char *code, const char *message, int64_t now_ns)
 {
-    answer_error(client, &(struct vlad_line){.id = NULL}, code, message, now_ns);
+    char text[512];
+    size_t size = vlad_control_error(text, NULL, 0, code, message);
+
+    vlad_control_client_queue(client, text, size, now_ns);
     vlad_control_client_flush(client, now_ns);
     drop(control, client);
-}
-
-/* ---- requests ---- */
-
-static void lower(struct vlad_control_socket *control, struct vlad_control_client *client,
-                  const struct vlad_line *read, int64_t pass_ns)
-{
-    bool hold = read->verb == VLAD_VERB_HOLD;
-    struct vlad_control_lowered lowered = {
-        .lower = hold ? VLAD_LOWER_HOLD : VLAD_LOWER_LIMP, .uid = client->peer.uid, .pid = client->peer.pid};
-    char text[256];
-    int size;
-
-    /* The epoch first: who compares epochs after raising authority must not miss this one. */
-    atomic_fetch_add(&control->lower_epoch, 1);
-    control->lower(control->lower_context, lowered.lower);
-    lowered.t_ns = vlad_clock_now_ns();
-    longest(control, VLAD_CC_LONGEST_LOWER_NS, lowered.t_ns - pass_ns);
-    vlad_seqlock_write(&control->lowered.lock, &control->lowered.body, &lowered, sizeof lowered);
-    vlad_control_count(control, hold ? VLAD_CC_HOLDS : VLAD_CC_LIMPS);
-    size = snprintf(text, sizeof text,
-                    "{\"v\":1,\"id\":%.*s,\"ok\":true,\"result\":{\"requested\":\"%s\","
-                    "\"t_ns\":%lld}}\n",
-                    (int)read->id_size, read->id, hold ? "hold" : "limp", (long long)lowered.t_ns);
-    vlad_control_client_queue(client, text, (size_t)size, lowered.t_ns);
-}
-
-static void forward(struct vlad_control_socket *control, struct vlad_control_client *client,
-                    const struct vlad_line *read, const char *line, size_t size, int64_t now_ns)
-{
-    struct vlad_control_request request = {
-        .token = token_of(control, client),
-        .lower_epoch = atomic_load(&control->lower_epoch),
-        .t_ns = now_ns,
-        .uid = client->peer.uid,
-        .gid = client->peer.gid,
-        .pid = client->peer.pid,
-        .operator = client->peer.operator,
-    };
-
-    if (in_reserve(control, client)) {
-        vlad_control_count(control, VLAD_CC_BUSY);
-        answer_error(client, read, "unavailable",
-                     "too many clients: only hold, stop and limp are served", now_ns);
-    } else if (client->waiting == VLAD_CONTROL_MAX_WAITING) {
-        vlad_control_count(control, VLAD_CC_BUSY);
-        answer_error(client, read, "unavailable",
-                     "4 requests of this connection are waiting: read their replies first",
-                     now_ns);
-    } else if (!vlad_record_ring_push(&control->requests, &request, line, size)) {
-        vlad_control_count(control, VLAD_CC_BUSY);
-        answer_error(client, read, "unavailable", "too many requests are waiting: try again",
-                     now_ns);
-    } else {
-        client->waiting++;
-        vlad_control_count(control, VLAD_CC_FORWARDED);
-        eventfd_write(control->request_fd, 1);
-    }
-}
-
-static void serve_line(struct vlad_control_socket *control, struct vlad_control_client *client,
-                       const char *line, size_t size, int64_t pass_ns)
-{
-    struct vlad_line read;
-    enum vlad_line_error error = vlad_json_verb(line, size, &read);
-    char message[128];
-
-    vlad_control_count(control, VLAD_CC_LINES);
-    if (!error && read.verb != VLAD_VERB_OTHER && client->peer.operator) {
-        lower(control, client, &read, pass_ns);
-        return;
-    }
-    /* Of a client that is about to be dropped, only a stop is still honoured. */
-    if (client->overflowed || client->malformed_run >= VLAD_CONTROL_MAX_MALFORMED)
-        return;
-    if (error) {
-        client->malformed_run++;
-        vlad_control_count(control, VLAD_CC_MALFORMED);
-        snprintf(message, sizeof message, error <= VLAD_LINE_DEPTH ? "%s (byte %zu)" : "%s",
-                 vlad_line_error_text(error), read.error_at);
-        answer_error(client, &read, "usage", message, pass_ns);
-        return;
-    }
-    client->malformed_run = 0;
-    if (read.verb != VLAD_VERB_OTHER) {
-        vlad_control_count(control, VLAD_CC_NOT_PERMITTED);
-        answer_error(client, &read, "permission",
-                     "only root, the user of the daemon and the operator groups may do this",
-                     pass_ns);
-        return;
-    }
-    forward(control, client, &read, line, size, pass_ns);
 }
 
 /* Reads once and serves every whole line. The client may be gone afterwards. */
@@ -181,7 +55,7 @@ static void serve(struct vlad_control_socket *control, struct vlad_control_clien
         return;
     }
     while (vlad_control_client_line(client, &line, &size, pass_ns))
-        serve_line(control, client, line, size, pass_ns);
+        vlad_control_serve_line(control, client, line, size, pass_ns);
     if (client->overflowed) {
         vlad_control_count(control, VLAD_CC_SLOW_READERS);
         drop(control, client);
@@ -190,7 +64,7 @@ static void serve(struct vlad_control_socket *control, struct vlad_control_clien
     } else if (vlad_control_client_flush(client, pass_ns) < 0) {
         vlad_control_count(control, VLAD_CC_BROKEN);
         drop(control, client);
-    } else if ((in_reserve(control, client) && client->spoke) ||
+    } else if ((vlad_control_in_reserve(control, client) && client->spoke) ||
                (client->ended && !client->waiting && !client->out_size)) {
         drop(control, client);
     }
@@ -203,7 +77,7 @@ static void deliver_replies(struct vlad_control_socket *control, int64_t now_ns)
 
     while ((size = vlad_record_ring_pop(&control->replies, &token, control->reply)) >= 0) {
         struct vlad_control_client *client = &control->client[token & 0xFF];
-        if (client->fd < 0 || token_of(control, client) != token || !client->waiting) {
+        if (client->fd < 0 || vlad_control_token(control, client) != token || !client->waiting) {
             vlad_control_count(control, VLAD_CC_ORPHAN_REPLIES);
             continue;
         }
@@ -225,7 +99,8 @@ static void deliver_replies(struct vlad_control_socket *control, int64_t now_ns)
 
 /* ---- connections ---- */
 
-static struct vlad_control_client *free_slot(struct vlad_control_socket *control, int first, int end)
+static struct vlad_control_client *free_slot(struct vlad_control_socket *control, int first,
+                                             int end)
 {
     for (int i = first; i < end; i++)
         if (control->client[i].fd < 0)
@@ -281,12 +156,11 @@ static int accept_one(struct vlad_control_socket *control, bool *exhausted, int6
 
 static void refuse(struct vlad_control_socket *control, int fd)
 {
-    char text[256];
-    int size = write_error(text, sizeof text, &(struct vlad_line){.id = NULL}, "unavailable",
-                           "too many clients: try again");
+    char text[512];
+    size_t size = vlad_control_error(text, NULL, 0, "unavailable", "too many clients: try again");
 
     vlad_control_count(control, VLAD_CC_REFUSED_CLIENTS);
-    send(fd, text, (size_t)size, MSG_NOSIGNAL | MSG_DONTWAIT);
+    send(fd, text, size, MSG_NOSIGNAL | MSG_DONTWAIT);
     close(fd);
 }
 
@@ -314,7 +188,7 @@ static void take_in(struct vlad_control_socket *control, int fd, bool exhausted,
         client = evict(control, now_ns);
     vlad_control_client_open(client, fd, &peer, ++control->generation, now_ns);
     atomic_fetch_add_explicit(&control->clients, 1, memory_order_relaxed);
-    atomic_store(&control->live[client - control->client], token_of(control, client));
+    atomic_store(&control->live[client - control->client], vlad_control_token(control, client));
     serve(control, client, false, now_ns);
 }
 
@@ -425,7 +299,7 @@ void *vlad_control_thread(void *context)
             accept_clients(control, pass_ns);
         drop_overdue(control, pass_ns);
         keep_spare(control);
-        longest(control, VLAD_CC_LONGEST_PASS_NS, vlad_clock_now_ns() - pass_ns);
+        vlad_control_longest(control, VLAD_CC_LONGEST_PASS_NS, vlad_clock_now_ns() - pass_ns);
     }
     for (int i = 0; i < VLAD_CONTROL_SLOTS; i++)
         if (control->client[i].fd >= 0)

@@ -1,4 +1,5 @@
-/* control_thread.h: what control_socket.c (any thread) and control_thread.c (its own) share. */
+/* control_thread.h: what control_socket.c (any thread) shares with control_thread.c and
+ * control_line.c (the control thread). */
 #ifndef VLAD_CONTROL_THREAD_H
 #define VLAD_CONTROL_THREAD_H
 
@@ -59,6 +60,35 @@ static inline void vlad_control_count(struct vlad_control_socket *control,
 {
     atomic_fetch_add_explicit(&control->counter[counter], 1, memory_order_relaxed);
 }
+
+static inline void vlad_control_longest(struct vlad_control_socket *control,
+                                        enum vlad_control_counter counter, int64_t ns)
+{
+    if ((uint64_t)ns > atomic_load_explicit(&control->counter[counter], memory_order_relaxed))
+        atomic_store_explicit(&control->counter[counter], (uint64_t)ns, memory_order_relaxed);
+}
+
+static inline uint64_t vlad_control_token(const struct vlad_control_socket *control,
+                                          const struct vlad_control_client *client)
+{
+    return (uint64_t)client->generation << 8 | (uint64_t)(client - control->client);
+}
+
+static inline bool vlad_control_in_reserve(const struct vlad_control_socket *control,
+                                           const struct vlad_control_client *client)
+{
+    return client - control->client >= VLAD_CONTROL_MAX_CLIENTS;
+}
+
+/* control_line.c. Writes an error reply, newline included, under 512 bytes: its size. `id` as
+ * written, or NULL. */
+size_t vlad_control_error(char into[512], const char *id, size_t id_size, const char *code,
+                          const char *message);
+
+/* Acts on one line of a client: stops at once, forwards, or answers with an error. */
+void vlad_control_serve_line(struct vlad_control_socket *control,
+                             struct vlad_control_client *client, const char *line, size_t size,
+                             int64_t pass_ns);
 
 /* The thread's main: serves until `stopping`. */
 void *vlad_control_thread(void *control);

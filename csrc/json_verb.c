@@ -239,7 +239,7 @@ static uint32_t hex4(const char *at)
     return unit;
 }
 
-/* Next code point of a string that `string` has accepted. Two spellings of one name are one name. */
+/* Next code point of a string that `string` has accepted: two spellings of a name are one name. */
 static uint32_t next_code_point(struct span *text)
 {
     const char *at = text->at;

@@ -149,7 +149,8 @@ static void stops_without_python(void)
     say(fd, HOLD);
     CHECK(strstr(hear(fd), "{\"v\":1,\"id\":\"h\",\"ok\":true,\"result\":{\"requested\":\"hold\""));
     CHECK_EQ(atomic_load(&holds), 1);
-    say(fd, "{\"v\":1,\"id\":1,\"verb\":\"stop\",\"args\":{}}\n{\"v\":1,\"id\":2,\"verb\":\"limp\"}\n");
+    say(fd, "{\"v\":1,\"id\":1,\"verb\":\"stop\",\"args\":{}}\n"
+            "{\"v\":1,\"id\":2,\"verb\":\"limp\"}\n");
     CHECK(strstr(hear(fd), "\"id\":1,\"ok\":true"));
     CHECK(strstr(hear(fd), "\"requested\":\"limp\""));
     CHECK_EQ(atomic_load(&holds), 2);
@@ -203,7 +204,8 @@ static void forwards(void)
     wait_for(control, VLAD_CC_ORPHAN_REPLIES, 1);
     CHECK_EQ(vlad_control_socket_reply(control, first.token, "{}\n", 3), -EINVAL);
     CHECK_EQ(vlad_control_socket_reply(control, 0xFF, "{}", 2), -EINVAL);
-    CHECK_EQ(vlad_control_socket_reply(control, first.token, line, VLAD_CONTROL_MAX_REPLY + 1), -EMSGSIZE);
+    CHECK_EQ(vlad_control_socket_reply(control, first.token, line, VLAD_CONTROL_MAX_REPLY + 1),
+             -EMSGSIZE);
     /* At most four wait; whoever leaves takes the rest along. */
     for (int i = 0; i < 5; i++)
         say(fd, STATUS);
@@ -234,8 +236,8 @@ static void rejects_garbage(void)
     int fd = dial();
 
     say(fd, "hold\n");
-    CHECK(strstr(hear(fd), "\"id\":null,\"ok\":false,\"error\":{\"code\":\"usage\",\"message\":\"the line "
-                           "is not one JSON object (byte 0)\""));
+    CHECK(strstr(hear(fd), "\"id\":null,\"ok\":false,\"error\":{\"code\":\"usage\","
+                           "\"message\":\"the line is not one JSON object (byte 0)\""));
     say(fd, "{\"v\":2,\"id\":9,\"verb\":\"hold\"}\n");
     CHECK(strstr(hear(fd), "\"id\":9,\"ok\":false"));
     CHECK_EQ(counted(control, VLAD_CC_MALFORMED), 2);
@@ -645,7 +647,8 @@ static void holds_under_flood(void)
         int fd = dial();
         int64_t began_ns = vlad_clock_now_ns();
         do {
-            if (send(fd, HOLD, sizeof HOLD - 1, MSG_NOSIGNAL) > 0 && strstr(hear(fd), "\"ok\":true"))
+            if (send(fd, HOLD, sizeof HOLD - 1, MSG_NOSIGNAL) > 0 &&
+                strstr(hear(fd), "\"ok\":true"))
                 break;
             close(fd);
             fd = dial(); /* evicted from the reserve before it had spoken */

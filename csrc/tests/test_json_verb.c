@@ -34,9 +34,11 @@ static void verbs(void)
 {
     CHECK_EQ(scan("{\"v\":1,\"id\":1,\"verb\":\"hold\"}"), VLAD_LINE_OK);
     CHECK_EQ(read_line.verb, VLAD_VERB_HOLD);
-    CHECK_EQ(scan(" { \"verb\" : \"stop\" , \"id\" : \"x\" , \"v\" : 1 , \"args\" : {} } \r"), VLAD_LINE_OK);
+    CHECK_EQ(scan(" { \"verb\" : \"stop\" , \"id\" : \"x\" , \"v\" : 1 , \"args\" : {} } \r"),
+             VLAD_LINE_OK);
     CHECK_EQ(read_line.verb, VLAD_VERB_HOLD);
-    CHECK_EQ(scan("{\"v\":1,\"id\":1,\"verb\":\"limp\",\"args\":[1,{\"verb\":\"hold\"}]}"), VLAD_LINE_OK);
+    CHECK_EQ(scan("{\"v\":1,\"id\":1,\"verb\":\"limp\",\"args\":[1,{\"verb\":\"hold\"}]}"),
+             VLAD_LINE_OK);
     CHECK_EQ(read_line.verb, VLAD_VERB_LIMP);
     CHECK_EQ(scan("{\"v\":1,\"id\":1,\"\\u0076erb\":\"\\u0068\\u006Fld\"}"), VLAD_LINE_OK);
     CHECK_EQ(read_line.verb, VLAD_VERB_HOLD);
@@ -46,7 +48,8 @@ static void verbs(void)
     CHECK_EQ(read_line.verb, VLAD_VERB_OTHER);
     CHECK_EQ(scan("{\"v\":1,\"id\":1,\"verb\":\"\"}"), VLAD_LINE_OK);
     CHECK_EQ(read_line.verb, VLAD_VERB_OTHER);
-    CHECK_EQ(scan("{\"v\":1,\"id\":1,\"verb\":\"status\",\"args\":{\"verb\":\"hold\"}}"), VLAD_LINE_OK);
+    CHECK_EQ(scan("{\"v\":1,\"id\":1,\"verb\":\"status\",\"args\":{\"verb\":\"hold\"}}"),
+             VLAD_LINE_OK);
     CHECK_EQ(read_line.verb, VLAD_VERB_OTHER);
 }
 
@@ -91,14 +94,19 @@ static void duplicates(void)
 {
     CHECK_EQ(scan("{\"v\":1,\"id\":1,\"verb\":\"status\",\"verb\":\"hold\"}"), VLAD_LINE_DUPLICATE);
     CHECK(read_line.id == NULL);
-    CHECK_EQ(scan("{\"v\":1,\"id\":1,\"verb\":\"hold\",\"\\u0076erb\":\"status\"}"), VLAD_LINE_DUPLICATE);
+    CHECK_EQ(scan("{\"v\":1,\"id\":1,\"verb\":\"hold\",\"\\u0076erb\":\"status\"}"),
+             VLAD_LINE_DUPLICATE);
     CHECK_EQ(scan("{\"v\":1,\"id\":1,\"verb\":\"x\",\"\xF0\x9F\x98\x80\":1,\"\\ud83d\\uDE00\":2}"),
              VLAD_LINE_DUPLICATE);
-    CHECK_EQ(scan("{\"v\":1,\"id\":1,\"verb\":\"x\",\"\\n\":1,\"\\u000a\":2}"), VLAD_LINE_DUPLICATE);
+    CHECK_EQ(scan("{\"v\":1,\"id\":1,\"verb\":\"x\",\"\\n\":1,\"\\u000a\":2}"),
+             VLAD_LINE_DUPLICATE);
     CHECK_EQ(scan("{\"v\":1,\"id\":1,\"verb\":\"x\",\"/\":1,\"\\/\":2}"), VLAD_LINE_DUPLICATE);
-    CHECK_EQ(scan("{\"v\":1,\"id\":1,\"verb\":\"x\",\"\\ud83d\":1,\"\\ud83d\\u0041\":2}"), VLAD_LINE_OK);
-    CHECK_EQ(scan("{\"v\":1,\"id\":1,\"verb\":\"x\",\"\xC3\xA9\":1,\"\\u00e9\":2}"), VLAD_LINE_DUPLICATE);
-    CHECK_EQ(scan("{\"v\":1,\"id\":1,\"verb\":\"x\",\"\xE2\x82\xAC\":1,\"\\u20ac\":2}"), VLAD_LINE_DUPLICATE);
+    CHECK_EQ(scan("{\"v\":1,\"id\":1,\"verb\":\"x\",\"\\ud83d\":1,\"\\ud83d\\u0041\":2}"),
+             VLAD_LINE_OK);
+    CHECK_EQ(scan("{\"v\":1,\"id\":1,\"verb\":\"x\",\"\xC3\xA9\":1,\"\\u00e9\":2}"),
+             VLAD_LINE_DUPLICATE);
+    CHECK_EQ(scan("{\"v\":1,\"id\":1,\"verb\":\"x\",\"\xE2\x82\xAC\":1,\"\\u20ac\":2}"),
+             VLAD_LINE_DUPLICATE);
     CHECK_EQ(scan_args("{\"a\":1,\"a\":2}"), VLAD_LINE_OK); /* judged by the verb's own schema */
 }
 
@@ -146,7 +154,9 @@ static void values(void)
 
 static void whole_lines(void)
 {
-    static const char good[] = "{\"v\":1,\"id\":1,\"verb\":\"hold\",\"args\":{\"a\":[1,\"\\u00e9\",null]}}";
+    static const char good[] =
+        "{\"v\":1,\"id\":1,\"verb\":\"hold\",\"args\":{\"a\":[1,\"\\u00e9\",null]}}";
+    static const char with_nul[] = "{\"v\":1,\"id\":1,\"verb\":\"hold\"}";
     static const char *const bad[] = {
         "", " ", "1", "\"hold\"", "[]", "hold", "{\"v\":1,\"id\":1,\"verb\":\"hold\"}}",
         "{\"v\":1,\"id\":1,\"verb\":\"hold\"}{}", "{\"v\":1,\"id\":1,\"verb\":\"hold\"} x",
@@ -164,8 +174,7 @@ static void whole_lines(void)
         CHECK_EQ(read_line.error_at, size);
     }
     CHECK_EQ(scan(good), VLAD_LINE_OK);
-    CHECK_EQ(vlad_json_verb("{\"v\":1,\"id\":1,\"verb\":\"hold\"}\0", sizeof "{\"v\":1,\"id\":1,\"verb\":\"hold\"}",
-                            &read_line), VLAD_LINE_SYNTAX);
+    CHECK_EQ(vlad_json_verb(with_nul, sizeof with_nul, &read_line), VLAD_LINE_SYNTAX);
 }
 
 static void depth(void)
