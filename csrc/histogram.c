@@ -30,18 +30,23 @@ void vlad_histogram_add(struct vlad_histogram *histogram, int64_t ns)
         histogram->max_ns = ns;
     histogram->count++;
     histogram->sum_ns += ns;
-    histogram->bucket[bucket_of(ns)]++;
+    if (++histogram->bucket[bucket_of(ns)] == UINT32_MAX)
+        for (int i = 0; i < VLAD_HISTOGRAM_BUCKETS; i++)
+            histogram->bucket[i] /= 2;
 }
 
 int64_t vlad_histogram_quantile(const struct vlad_histogram *histogram, double q)
 {
-    uint64_t rank = (uint64_t)(q * (double)histogram->count), seen = 0;
+    uint64_t total = 0, seen = 0, rank;
 
-    if (histogram->count == 0)
+    for (int i = 0; i < VLAD_HISTOGRAM_BUCKETS; i++)
+        total += histogram->bucket[i];
+    if (total == 0)
         return 0;
     if (q >= 1.0)
         return histogram->max_ns;
-    for (int i = 0; i < VLAD_HISTOGRAM_BUCKETS; i++) {
+    rank = (uint64_t)(q * (double)total);
+    for (int i = 0; i < VLAD_HISTOGRAM_BUCKETS - 1; i++) { /* the last one has no upper edge */
         seen += histogram->bucket[i];
         if (seen > rank)
             return upper_edge(i) < histogram->max_ns ? upper_edge(i) : histogram->max_ns;
