@@ -46,7 +46,7 @@ int64_t vlad_histogram_quantile(const struct vlad_histogram *histogram, double q
     if (q >= 1.0)
         return histogram->max_ns;
     rank = (uint64_t)(q * (double)total);
-    for (int i = 0; i < VLAD_HISTOGRAM_BUCKETS - 1; i++) { /* the last one has no upper edge */
+    for (int i = 0; i < VLAD_HISTOGRAM_BUCKETS - 1; i++) { /* the last has no upper edge */
         seen += histogram->bucket[i];
         if (seen > rank)
             return upper_edge(i) < histogram->max_ns ? upper_edge(i) : histogram->max_ns;

@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-#define VLAD_HISTOGRAM_BUCKETS 320 /* up to 2^42 ns = 73 min */
+#define VLAD_HISTOGRAM_BUCKETS 321 /* up to 2^42 ns = 73 min, and one for all beyond */
 
 struct vlad_histogram {
     uint64_t count;
