@@ -42,8 +42,7 @@ def shade_of(number: int) -> int:
 
 
 JPEGS = {
-    shade: bytes(simplejpeg.encode_jpeg(np.full((HEIGHT, WIDTH, 3), shade, np.uint8), 90, "RGB"))
-    for shade in SHADES
+    shade: bytes(simplejpeg.encode_jpeg(np.full((HEIGHT, WIDTH, 3), shade, np.uint8), 90, "RGB")) for shade in SHADES
 }
 
 
@@ -92,11 +91,11 @@ def bad_frames(device: UsbCamera) -> None:
     camera = V4l2Camera(Entry(), time.monotonic_ns)
     camera.start()
     wait("first frame", camera.newest)
-    device.break_next = 3
-    wait("corrupt frames", lambda: camera.newest() and camera.counters()["corrupt"] >= 3)
-    device.cut_next = 1000  # of which a slow machine decodes but a few
+    device.spoil = True
+    wait("corrupt frames", lambda: camera.counters()["corrupt"] >= 3)
+    device.spoil, device.cut = False, True
     wait("cut JPEGs", lambda: camera.newest() and camera.counters()["undecodable"] >= 2)
-    device.cut_next = 0
+    device.cut = False
     frames = camera.counters()["frames"]
     wait("frames after", lambda: camera.counters()["frames"] > frames + 5)
     say(f"MJPG: {camera.counters()}")
@@ -104,8 +103,9 @@ def bad_frames(device: UsbCamera) -> None:
     camera = V4l2Camera(Entry(format="YUYV"), time.monotonic_ns)
     camera.start()
     wait("first frame", camera.newest)
-    device.cut_next = 3
+    device.cut = True
     wait("cut YUYV", lambda: camera.counters()["bad"] >= 3)
+    device.cut = False
     say(f"YUYV: {camera.counters()}")
     camera.close()
 

@@ -55,9 +55,7 @@ def configuration() -> bytes:
 
 def descriptor(kind: int, index: int) -> bytes | None:
     if kind == 1:
-        return struct.pack(
-            "<BBHBBBBHHHBBBB", 18, 1, 0x0200, 0xEF, 2, 1, 64, 0x1D6B, 0x0102, 0x0100, 1, 2, 3, 1
-        )
+        return struct.pack("<BBHBBBBHHHBBBB", 18, 1, 0x0200, 0xEF, 2, 1, 64, 0x1D6B, 0x0102, 0x0100, 1, 2, 3, 1)
     if kind == 2:
         return configuration()
     if kind == 3:
@@ -71,14 +69,13 @@ def descriptor(kind: int, index: int) -> bytes | None:
 @dataclass
 class UsbCamera:
     """picture: bytes of frame n in the format index that the driver committed.
-    hold: no frames. break_next: the next frames carry the error bit. cut_next: the next frames
-    end half-way."""
+    hold: no frames. spoil: frames carry the error bit. cut: frames end half-way."""
 
     picture: Callable[[int, int], bytes]
     port: int = 0
     hold: bool = False
-    break_next: int = 0
-    cut_next: int = 0
+    spoil: bool = False
+    cut: bool = False
     format_index: int = MJPEG
     sent: int = 0
     _pending: deque[tuple[int, int]] = field(default_factory=deque)  # seqnum, length
@@ -128,9 +125,7 @@ class UsbCamera:
             for p in found:
                 self._pending.remove(p)
         status = UNLINKED if found else 0
-        line.sendall(
-            HEADER.pack(RET_UNLINK, seqnum, 0, 0, 0) + struct.pack(">i", status) + bytes(24)
-        )
+        line.sendall(HEADER.pack(RET_UNLINK, seqnum, 0, 0, 0) + struct.pack(">i", status) + bytes(24))
 
     def _control(self, line: socket.socket, seqnum: int, setup: bytes, data: bytes) -> None:
         kind, request, value, _, length = struct.unpack("<BBHHH", setup)
@@ -157,9 +152,7 @@ class UsbCamera:
         if request == 0x86:
             return bytes([3])
         format_index = self._probe[2] or MJPEG
-        return struct.pack(
-            "<HBBIHHHHHII", 1, format_index, 1, INTERVAL, 0, 0, 0, 0, 0, YUY2_BYTES, MAX_PAYLOAD
-        )
+        return struct.pack("<HBBIHHHHHII", 1, format_index, 1, INTERVAL, 0, 0, 0, 0, 0, YUY2_BYTES, MAX_PAYLOAD)
 
     def _set(self, selector: int, data: bytes) -> None:
         self._probe = data
@@ -179,12 +172,8 @@ class UsbCamera:
             number += 1
             toggle ^= 1
             picture = self.picture(number, self.format_index)
-            error = 0
-            if self.break_next:
-                self.break_next -= 1
-                error = 0x40
-            if self.cut_next:
-                self.cut_next -= 1
+            error = 0x40 if self.spoil else 0
+            if self.cut:
                 picture = picture[: len(picture) // 2]
             room = MAX_PAYLOAD - 2
             parts = [picture[i : i + room] for i in range(0, len(picture), room)]
