@@ -37,8 +37,7 @@ demo: setup build  ## simulated arm, real daemon, shipped policy: about a minute
 	$(PY) -m vlad.main demo $(DEMO)
 
 test: setup build  ## all tests that need neither LeRobot nor a virtual machine
-	$(PY) -m pytest tests --ignore=tests/reference --ignore=tests/vm $(TEST)
-	$(PY) -m pytest tests/reference -m "not lerobot" $(TEST)
+	$(PY) -m pytest tests --ignore=tests/vm $(TEST)
 
 bench: setup build  ## pytest-benchmark: servo lateness, compute, chunk latency
 	@tools/system_packages.sh rt-tests
@@ -47,7 +46,6 @@ bench: setup build  ## pytest-benchmark: servo lateness, compute, chunk latency
 lint: $(VENV)/.installed  ## ruff, mypy, compiler warnings as errors
 	$(PY) -m ruff check vlad tests bench tools setup.py
 	$(PY) -m mypy
-	$(MAKE) -C csrc warnings
 
 # --- slow suites ----------------------------------------------------------------------------
 

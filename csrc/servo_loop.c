@@ -4,7 +4,6 @@
 #include <string.h> /* memset, memcpy */
 
 #define BIT(fault) (1ULL << (fault))
-#define MISSED_LATCH 5     /* rows 18, 19: 50 ms at 100 Hz */
 #define CORRUPT_HOLD 5     /* row 17 */
 #define CORRUPT_LATCH 10
 #define WRITE_FAILURES_LOST 3 /* row 16: then as row 15 */
@@ -140,7 +139,8 @@ static uint64_t read_arm(struct vlad_servo *servo, int64_t now_ns)
         } else {
             now->counters.missed[j]++;
             servo->missed_run[j]++;
-            silent += servo->missed_run[j] >= MISSED_LATCH;
+            silent += (int64_t)servo->missed_run[j] * servo->config.period_ns >=
+                      servo->config.silent_ns;
         }
     }
     if (silent == n)

@@ -71,6 +71,7 @@ struct vlad_servo_config {
     int64_t period_ns;                /* of the servo loop */
     int64_t read_budget_ns;           /* a read never costs more */
     int64_t unit_nu[VLAD_MAX_JOINTS]; /* nano-units of one encoder tick */
+    int64_t silent_ns;                /* a servo silent for so long latches (50 ms) */
     int64_t overrun_hold_ns;          /* a wake-up later than this is a HOLD (50 ms) */
     bool has_rest_pose;
     int64_t rest_nu[VLAD_MAX_JOINTS];

@@ -90,7 +90,7 @@ def config_for(simulator: Simulator, directory: Path, *, cameras: bool = True,
     text = text.replace('"../vlad', f'"{CONFIG.parent.parent}/vlad')
     text = text.replace("shm:vlad-sim-", f"shm:{simulator.camera_prefix}-")
     text = text.replace("width = 320\nheight = 240", "width = 96\nheight = 96")
-    text = text.replace("[servo]\n", "[servo]\noverrun_hold_ms = 1000\n")
+    text = text.replace("overrun_hold_ms = 250", "overrun_hold_ms = 1000")
     if not cameras:
         head, _, tail = text.partition("[[camera]]")
         text = head + tail[tail.index("[control]"):]

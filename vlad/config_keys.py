@@ -93,6 +93,10 @@ class ServoKeys(_Table, frozen=True, kw_only=True):
         float,
         _key("one wake-up later than this holds the arm; above 50 fault 24 is late", ge=5, le=1000),
     ] = 50.0
+    silent_ms: Annotated[
+        float,
+        _key("a servo that answers nothing for so long latches; above 50 faults 19 and 44 are late", ge=20, le=1000),
+    ] = 50.0
     priority: Annotated[int, _key("SCHED_FIFO priority", ge=1, le=98)] = 80
     affinity: Annotated[Cores, _key("the core of the loop, at most one; empty: any")] = ()
     allow_non_realtime: Annotated[

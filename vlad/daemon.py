@@ -65,6 +65,7 @@ def servo_config(config: Config) -> ServoConfig:
         clamp_permille=config.servo.clamp_permille,
         max_jump=config.policy.max_jump_deg * DEG,
         read_budget_ns=round(config.servo.read_budget_ms * MS),
+        silent_ns=round(config.servo.silent_ms * MS),
         overrun_hold_ns=round(config.servo.overrun_hold_ms * MS),
         rest_pose=config.rest_pose,
         park_permille=round(1000 * config.arm.park_speed),

@@ -64,6 +64,7 @@ class ServoConfig:
     max_jump: float = 30 * DEG
     blend_ns: int = 100 * MS
     read_budget_ns: int = 4 * MS
+    silent_ns: int = 50 * MS
     overrun_hold_ns: int = 50 * MS
     rest_pose: tuple[float, ...] | None = None
     park_permille: int = 200

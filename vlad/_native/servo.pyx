@@ -205,6 +205,7 @@ cdef class Servo:
         c.aggregate = <vlad_aggregate>(<int>AGGREGATES.index(config.aggregate))
         c.period_ns = config.period_ns
         c.read_budget_ns = config.read_budget_ns
+        c.silent_ns = config.silent_ns
         c.overrun_hold_ns = config.overrun_hold_ns
         c.has_rest_pose = config.rest_pose is not None
         if config.rest_pose is not None:

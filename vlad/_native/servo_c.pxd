@@ -112,7 +112,7 @@ cdef extern from "servo_loop.h" nogil:
         vlad_aggregate aggregate
         int64_t period_ns, read_budget_ns
         int64_t unit_nu[8]
-        int64_t overrun_hold_ns
+        int64_t silent_ns, overrun_hold_ns
         bint has_rest_pose
         int64_t rest_nu[8]
         int park_permille
