@@ -24,7 +24,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.control_peer import HOLD, LIMP, Peer, Served, as_user, serving, until
+from tests.conftest import sweep, sweep_policy
+from tests.control_peer import (
+    HOLD,
+    LIMP,
+    FakeOperations,
+    Peer,
+    Served,
+    SocketConfig,
+    as_user,
+    serving,
+    until,
+)
+from vlad.control import Control
+from vlad.scheduler import SchedulerConfig
+from vlad.servo import MS, ServoConfig
+from vlad.simulation import Simulation
 
 BOUND_MS = 20
 WORST_MS = 400
@@ -126,6 +141,33 @@ def test_f48_stop(served: Served, verb: str) -> None:
     with operator(served, 20, verb=verb) as say:
         judge(f"idle, {verb}", say())
     assert {what for _, what in served.sink.calls} == {LIMP if verb == "limp" else HOLD}
+
+
+@pytest.mark.fault(48)
+@pytest.mark.parametrize(("verb", "mode"), [("hold", "stopping"), ("stop", "stopping"), ("limp", "ready")])
+def test_f48_from_the_socket_to_the_arm(
+    servo_config: ServoConfig, scheduler_config: SchedulerConfig, tmp_path: Path, verb: str, mode: str
+) -> None:
+    """The servo loop itself as the sink: the next tick obeys, and the arm is at rest in 350 ms."""
+    sim = Simulation(servo_config, scheduler_config, sweep_policy, lambda _: 100 * MS,
+                     start_ns=1_000_000 * MS, pose=tuple(sweep(1_000_000 * MS)[0]))  # fmt: skip
+    assert sim.engage() == "engaged"
+    sim.run(sim.now_ns + 3_000 * MS)
+    assert not sim.servo.report()["at_rest"]
+    control = Control(SocketConfig(tmp_path / "s"), FakeOperations(), sim.servo)
+    control.start()
+    try:
+        with Peer(tmp_path / "s") as peer:
+            assert peer.ask(verb)["ok"]
+        assert sim.servo.report()["mode"] == "engaged"
+        sim.run(sim.now_ns + 10 * MS)
+        assert sim.servo.report()["mode"] == mode
+        sim.run(sim.now_ns + 340 * MS)
+        report = sim.servo.report()
+        assert report["at_rest"] and report["torque_on"] == (verb != "limp")
+        assert report["mode"] == ("ready" if verb == "limp" else "holding")
+    finally:
+        control.stop()
 
 
 @pytest.mark.fault(48)
