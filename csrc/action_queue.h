@@ -31,7 +31,7 @@ struct vlad_timeline {
     int64_t period_ns;
     int n;
     int64_t action_nu[VLAD_MAX_TIMELINE][VLAD_MAX_JOINTS];
-    int64_t t_obs_ns[VLAD_MAX_TIMELINE]; /* newest observation behind each action: age at the wire */
+    int64_t t_obs_ns[VLAD_MAX_TIMELINE]; /* newest observation behind each action */
 };
 
 struct vlad_queue {
@@ -51,9 +51,9 @@ int vlad_queue_init(struct vlad_queue *queue, const struct vlad_gate_config *gat
 
 /* Producer. Gate, merge, gate again, publish. The only way in.
  *
- * Elapsed actions (due before now) are dropped. Where old and new overlap they are aggregated; the
- * old tail beyond the new chunk is kept, unless the step from the chunk to it is too large: the tail
- * is the older opinion, so it goes, and is counted. A cold chunk is re-anchored: action 0 is due at
+ * Elapsed actions (due before now) are dropped. Where old and new overlap they are aggregated. The
+ * old tail beyond the new chunk is kept, unless the step from the chunk to it is too large: the
+ * tail is the older opinion, so it goes, and is counted. A cold chunk is re-anchored: action 0 is due at
  * the first grid point at or after now, and it replaces whatever was there.
  *
  * What the trajectory reads next is the timeline at now + lookahead_ns. Where the new one differs

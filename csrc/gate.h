@@ -1,4 +1,4 @@
-/* gate.h: what an action must pass before it may be queued. Pure: no clock, no descriptor, no state.
+/* gate.h: what an action must pass before it may be queued. Pure: no clock, descriptor or state.
  *
  * Order in vlad_queue_push(): age (late, stale, frame age) -> raw chunk (finite, position, step)
  * -> merge -> merged timeline (step, jump against the command in force).
@@ -14,7 +14,7 @@
 
 enum vlad_verdict { VLAD_ACCEPTED, VLAD_CLAMPED, VLAD_REJECTED };
 
-/* Why a chunk was rejected. The order is the order of the checks; names are exported as they are. */
+/* Why a chunk was rejected, in the order of the checks; names are exported as they are. */
 enum vlad_reason {
     VLAD_R_NONE,
     VLAD_R_SHAPE,       /* no actions, too many, wrong joint count, negative time */
@@ -22,7 +22,7 @@ enum vlad_reason {
     VLAD_R_FUTURE,      /* t_obs lies after now */
     VLAD_R_LATE,        /* arrived after its predecessor's last action was due */
     VLAD_R_STALE,       /* observation older than max_observation_age (max_cold_age from rest) */
-    VLAD_R_FRAME_AGE,   /* a fresh frame older than max_frame_age, or reused tokens than max_reuse_age */
+    VLAD_R_FRAME_AGE,   /* a frame older than max_frame_age, or reused tokens than max_reuse_age */
     VLAD_R_MOVED,       /* cold start, but the arm has not been at rest since t_obs */
     VLAD_R_NOT_FINITE,
     VLAD_R_POSITION,    /* beyond the joint limit by more than the clamp allowance */
@@ -34,7 +34,7 @@ enum vlad_reason {
 struct vlad_gate_config {
     struct vlad_limits limits;
     int64_t period_ns;              /* 1/f of the policy, rounded to ns: the grid */
-    int64_t clamp_permille;         /* of the joint's span: beyond a limit by this much or less is clamped */
+    int64_t clamp_permille;         /* of the joint's span: up to so far beyond a limit is clamped */
     int64_t max_observation_age_ns; /* N/f */
     int64_t max_cold_age_ns;        /* 10 s */
     int64_t max_frame_age_ns;       /* 2 camera periods */
@@ -48,7 +48,7 @@ struct vlad_chunk {
     uint64_t seq;          /* request number */
     uint64_t epoch;        /* engagement the request was made in */
     int64_t t_obs_ns;      /* on the grid, rounded down (vlad_queue_push rounds what is not) */
-    int64_t frame_age_ns;  /* oldest fresh frame: t_obs - t_capture; may be negative (counted by the caller) */
+    int64_t frame_age_ns;  /* oldest fresh frame: t_obs - t_capture; may be negative */
     int64_t reuse_age_ns;  /* oldest reused vision tokens; 0 = none reused */
     bool cold;             /* requested at rest with an empty queue */
     int n_actions, n_joints;
@@ -62,7 +62,7 @@ struct vlad_gate_report {
     double value, bound;  /* units for positions and steps, seconds for ages, counts for shapes */
     int n_clamped;        /* elements clamped to the limit */
     int n_elapsed;        /* actions dropped because they were due before now */
-    int n_tail_dropped;   /* old actions behind the chunk dropped: more than one step away from it */
+    int n_tail_dropped;   /* old actions behind the chunk, dropped: over one step away */
     int n_blended;        /* actions moved to make a seam smooth */
 };
 
@@ -91,9 +91,9 @@ bool vlad_gate_time(const struct vlad_gate_config *config, const struct vlad_chu
                     const struct vlad_command *command, int64_t last_due_ns, int64_t now_ns,
                     struct vlad_gate_report *report);
 
-/* All elements finite, then all positions, then all steps: position (clamped up to
- * clamp_permille of the span, counted), per-action step. The shape must have passed
- * vlad_gate_time(). Writes n_actions rows of VLAD_MAX_JOINTS nano-units to out_nu; false = rejected whole. */
+/* All elements finite, then all positions (clamped up to clamp_permille of the span, counted), then
+ * all per-action steps. The shape must have passed vlad_gate_time(). Writes n_actions rows of
+ * VLAD_MAX_JOINTS nano-units to out_nu; false = rejected whole. */
 bool vlad_gate_chunk(const struct vlad_gate_config *config, const struct vlad_chunk *chunk,
                      int64_t out_nu[][VLAD_MAX_JOINTS], struct vlad_gate_report *report);
 

@@ -38,8 +38,9 @@ struct vlad_trajectory {
 
 /* unit_nu[j]: nano-units of one encoder tick, rounded either way (the true value differs by less
  * than 1). step_nu = v_max * period, rounded down to a whole number of encoder ticks and by that
- * 1 nu per tick, so that rounding to ticks can never make a step of the wire larger than the limit. 0; -ERANGE: the windows need more than VLAD_STOP_MAX_NS, or v_max is below one encoder
- * tick per period (*joint says which, or -1); -EINVAL: counts, non-positive limits. */
+ * 1 nu per tick, so that rounding to ticks can never make a step of the wire larger than the
+ * limit. 0; -ERANGE: the windows need more than VLAD_STOP_MAX_NS, or v_max is below one encoder
+ * tick per period; -EINVAL: counts, limits, period, unit_nu below 2. *joint says where, or -1. */
 int vlad_trajectory_init(struct vlad_trajectory *trajectory, const struct vlad_limits *limits,
                          const int64_t *unit_nu, int64_t period_ns, int *joint);
 
@@ -47,7 +48,8 @@ int vlad_trajectory_init(struct vlad_trajectory *trajectory, const struct vlad_l
 void vlad_trajectory_reset(struct vlad_trajectory *trajectory, const int64_t *goal_nu);
 
 /* One tick towards target_nu (within VLAD_MAX_NU). A stop under way goes on until it is done: the
- * target then counts only from the tick after. speed_permille (1..1000) scales the rate limit (PARK, SLOW). */
+ * target then counts only from the tick after. speed_permille (1..1000) scales the rate limit
+ * (PARK, SLOW). */
 void vlad_trajectory_advance(struct vlad_trajectory *trajectory, const int64_t *target_nu,
                              int speed_permille);
 

@@ -35,7 +35,7 @@ struct vlad_watchdog {
     _Atomic int64_t beat_ns[VLAD_N_STAGES];  /* written by the stage, read by the servo loop */
     _Atomic int64_t bound_ns[VLAD_N_STAGES]; /* 0 = not watched; written by the supervisor */
     _Atomic uint64_t held;                   /* bit = fault id: condition held true by its stage */
-    _Atomic uint64_t pulsed;                 /* bit = fault id: happened since the last evaluation */
+    _Atomic uint64_t pulsed;                 /* bit = fault id: happened since last evaluated */
     struct vlad_fault_state state[VLAD_N_FAULTS + 1]; /* index = fault id 1..50; servo loop only */
     uint64_t active, latched;                /* bit masks of the same; servo loop only */
 };
@@ -60,8 +60,8 @@ enum vlad_reaction vlad_watchdog_evaluate(struct vlad_watchdog *watchdog, int64_
  * mask still latched. */
 uint64_t vlad_watchdog_clear(struct vlad_watchdog *watchdog);
 
-/* True while every watched stage is within its bound. Any thread; decides whether systemd's watchdog
- * is fed. */
+/* True while every watched stage is within its bound. Any thread; decides whether systemd's
+ * watchdog is fed. */
 bool vlad_watchdog_all_fresh(struct vlad_watchdog *watchdog, int64_t now_ns);
 
 #endif

@@ -207,6 +207,7 @@ static void test_aggregates(void)
         CHECK(push_chunk(14, 1100 * MS, 1150 * MS, false));
         CHECK_EQ(newest()->n, 13);
         CHECK_EQ(report.n_blended, 0);
+        CHECK_EQ(report.n_tail_dropped, 0);
         for (int i = 0; i < 13; i++) {
             CHECK_EQ(newest()->action_nu[i][0], i < 7 ? rows[r].expected : 3);
             CHECK_EQ(newest()->action_nu[i][1], UNIT / 2);
@@ -479,6 +480,17 @@ static void test_gate_is_in_the_way(void)
     CHECK_EQ(report.reason, VLAD_R_SHAPE);
     CHECK_EQ(newest()->n, 0);
     CHECK_EQ(newest()->seq, 0);
+    /* With something to follow, the same. */
+    CHECK(push_chunk(20, 1000 * MS, 1000 * MS, true));
+    actions[3][1] = 1.5;
+    CHECK(!push_chunk(20, 1000 * MS, 1000 * MS, false));
+    check_rejected(VLAD_R_POSITION, 1, 3, 1.5, 1.02);
+    CHECK(!push_chunk(20, 1000 * MS, 1000 * MS, true));
+    check_rejected(VLAD_R_POSITION, 1, 3, 1.5, 1.02);
+    actions[3][1] = 0.5;
+    CHECK(!push_chunk(20, 1000 * MS, 999 * MS, false));
+    CHECK_EQ(report.reason, VLAD_R_FUTURE);
+    CHECK_EQ(newest()->seq, seq - 3);
 }
 
 static void test_epochs(void)
@@ -530,6 +542,7 @@ static void test_timeline_at(void)
     line.action_nu[0][0] = -5;
     line.action_nu[1][0] = 295;
     line.action_nu[2][0] = -5;
+    line.action_nu[3][0] = line.action_nu[4][0] = 1000000; /* behind the end: never read */
     line.action_nu[1][1] = 2 * VLAD_MAX_NU;
     CHECK(vlad_timeline_at(&line, 2, 0, out));
     CHECK_EQ(out[0], -5);
@@ -540,6 +553,8 @@ static void test_timeline_at(void)
         CHECK_EQ(out[0], -5 + at);
         CHECK(vlad_timeline_at(&line, 2, 1300 + at, out));
         CHECK_EQ(out[0], 295 - at);
+        CHECK(vlad_timeline_at(&line, 2, 1600 + at, out));
+        CHECK_EQ(out[0], -5);
     }
     CHECK(vlad_timeline_at(&line, 2, 1001, out));
     CHECK_EQ(out[1], 2 * VLAD_MAX_NU / 300);
@@ -574,7 +589,7 @@ static void test_clock_that_goes_back(void)
     CHECK_EQ(report.n_tail_dropped, VLAD_MAX_TIMELINE);
 }
 
-/* Whatever is pushed: on the grid, inside the limits, no step above the limit, at most one step from
+/* Whatever is pushed: on the grid, inside the limits, no step above the limit, at most a step from
  * what the trajectory was about to read; and rejection changes nothing. */
 static void test_invariants(void)
 {

@@ -111,7 +111,7 @@ static void test_most_severe_wins(void)
             }
         }
         CHECK_EQ(evaluate(7 * MS, own), worst);
-        CHECK_EQ(dog.active, (own | held | pulsed) & ALL); /* bits that are no fault count for nothing */
+        CHECK_EQ(dog.active, (own | held | pulsed) & ALL); /* the other bits count for nothing */
         CHECK_EQ(changed, dog.active | dog.latched);
     }
 }
@@ -155,7 +155,7 @@ static void test_pulse_and_flicker(void)
     CHECK_EQ(dog.state[f].count, 1);
 }
 
-/* repeat_n activations within the window latch, one fewer or slower ones do not; `clear` forgets. */
+/* repeat_n activations within the window latch; one fewer or slower do not; `clear` forgets. */
 static void test_repeats_latch(void)
 {
     enum vlad_fault f = fault_of(REPEATING);
@@ -182,7 +182,7 @@ static void test_repeats_latch(void)
     }
     CHECK_EQ(dog.state[f].count, (uint64_t)(3 * n));
 
-    /* One fewer than it takes, right after `clear`, with those from before it still in the window. */
+    /* One fewer than it takes, right after `clear`, those from before still in the window. */
     for (int i = 0; i < 2 * n - 1; i++) {
         vlad_watchdog_pulse(&dog, f);
         evaluate(t + i, 0);

@@ -21,7 +21,7 @@ cdef class ActionQueue:
         if vlad_queue_init(&self.c, &gate, <vlad_aggregate>(<int>AGGREGATES.index(aggregate)),
                            to_ns(lookahead_ns, "lookahead_ns")):
             raise ValueError(
-                f"lookahead_ns = {lookahead_ns}: 0 to {VLAD_MAX_ACTIONS} action periods are possible"
+                f"lookahead_ns = {lookahead_ns}: 0 to {VLAD_MAX_ACTIONS} action periods are wanted"
             )
         self.n = gate.limits.n_joints
 
