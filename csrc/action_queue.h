@@ -53,8 +53,8 @@ int vlad_queue_init(struct vlad_queue *queue, const struct vlad_gate_config *gat
  *
  * Elapsed actions (due before now) are dropped. Where old and new overlap they are aggregated. The
  * old tail beyond the new chunk is kept, unless the step from the chunk to it is too large: the
- * tail is the older opinion, so it goes, and is counted. A cold chunk is re-anchored: action 0 is due at
- * the first grid point at or after now, and it replaces whatever was there.
+ * tail is the older opinion, so it goes, and is counted. A cold chunk is re-anchored: action 0 is
+ * due at the first grid point at or after now, and it replaces whatever was there.
  *
  * What the trajectory reads next is the timeline at now + lookahead_ns. Where the new one differs
  * there from the old one (from the command in force for a cold chunk) by more than a step, the

@@ -34,7 +34,7 @@ enum vlad_reason {
 struct vlad_gate_config {
     struct vlad_limits limits;
     int64_t period_ns;              /* 1/f of the policy, rounded to ns: the grid */
-    int64_t clamp_permille;         /* of the joint's span: up to so far beyond a limit is clamped */
+    int64_t clamp_permille;         /* of the joint's span: so far beyond a limit is clamped */
     int64_t max_observation_age_ns; /* N/f */
     int64_t max_cold_age_ns;        /* 10 s */
     int64_t max_frame_age_ns;       /* 2 camera periods */
