@@ -7,7 +7,8 @@
 #define CORRUPT_HOLD 5     /* row 17 */
 #define CORRUPT_LATCH 10
 #define WRITE_FAILURES_LOST 3 /* row 16: then as row 15 */
-#define TORQUE_REPEATS 3
+#define TORQUE_OFF_REPEATS 3  /* unacknowledged; torque on is read back by the arm */
+#define TORQUE_TRIES 20       /* then the servos do not take it: as row 19 */
 
 static void emit(struct vlad_servo *servo, enum vlad_event_kind kind, int64_t a, int64_t b,
                  int64_t value)
@@ -199,7 +200,8 @@ static uint64_t why_not(struct vlad_servo *servo, enum vlad_reaction reaction)
 static void set_torque(struct vlad_servo *servo, bool on)
 {
     servo->torque_wanted = on;
-    servo->torque_repeats = TORQUE_REPEATS;
+    servo->torque_repeats = on ? 1 : TORQUE_OFF_REPEATS;
+    servo->torque_tries = 0;
     emit(servo, VLAD_EV_TORQUE, (1 << servo->config.gate.limits.n_joints) - 1, on, 0);
 }
 
@@ -241,7 +243,7 @@ static void engage(struct vlad_servo *servo, uint32_t request, enum vlad_reactio
 
 static void limp(struct vlad_servo *servo)
 {
-    if (servo->torque_on || servo->torque_wanted)
+    if (servo->ops) /* whatever the loop believes: some joints may have had torque when adopted */
         set_torque(servo, false);
     servo->parking = false;
     vlad_trajectory_reset(&servo->trajectory, servo->written_nu);
@@ -438,8 +440,13 @@ static void write_torque(struct vlad_servo *servo, int64_t now_ns)
     if (servo->torque_repeats == 0 || !servo->ops)
         return;
     if (servo->ops->torque(servo->arm, now_ns + servo->config.period_ns, all,
-                           servo->torque_wanted, servo->written_nu))
+                           servo->torque_wanted, servo->written_nu)) {
+        if (++servo->torque_tries == TORQUE_TRIES) {
+            servo->torque_repeats = 0;
+            vlad_watchdog_pulse(&servo->watchdog, VLAD_F_SERVO_SILENT);
+        }
         return; /* tried again next tick; a dead bus shows in the next read */
+    }
     servo->torque_repeats--;
     servo->torque_on = servo->torque_wanted;
 }

@@ -161,7 +161,7 @@ struct vlad_servo {
     struct vlad_servo_report now;  /* the report being built */
     enum vlad_mode mode;
     bool torque_on, parking, park_inhibited, retry, at_rest;
-    int torque_repeats;            /* sync writes have no answer: torque is written three times */
+    int torque_repeats, torque_tries;
     bool torque_wanted;
     int write_failures;
     uint32_t missed_run[VLAD_MAX_JOINTS], corrupt_run[VLAD_MAX_JOINTS];

@@ -5,7 +5,9 @@ Adopting never moves the arm: the loop takes over the command that the servos ho
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import structlog
 
@@ -15,6 +17,7 @@ from vlad.bus import Port, open_port
 from vlad.camera import Backoff
 from vlad.config import Config
 from vlad.errors import DeviceError
+from vlad.safe_stop import write_state
 from vlad.servo import MS, Servo, now_ns
 
 BRINGUP_TIMEOUT_NS = 20 * MS
@@ -42,6 +45,7 @@ class ArmLink:
         """
         arm = self._config.arm
         self.close()
+        self._leave_state()
         port = open_port(arm.port, arm.baud)
         try:
             found = bring_up(
@@ -61,6 +65,13 @@ class ArmLink:
         self._port = port
         self._adopted_ns = now_ns()
         self._report(found, port)
+
+    def _leave_state(self) -> None:
+        """What vlad-safe-stop needs to know should this process die; in systemd's RuntimeDirectory."""
+        if directory := os.environ.get("RUNTIME_DIRECTORY"):
+            arm = self._config.arm
+            write_state(Path(directory.split(":")[0]) / "safe-stop", arm.port, arm.baud,
+                        self._config.joints, arm.following_limit_rad)
 
     def _report(self, found: BringUp, port: Port) -> None:
         self.calibration_problem = "; ".join(found.calibration)

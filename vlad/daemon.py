@@ -99,6 +99,7 @@ class Daemon:
         self.realtime_reason = ""
         self.exit_status = 0
         self.started_ns = now_ns()
+        self.socket_fresh: Callable[[int], bool] = lambda now: True  # Control.fresh, once there is one
         self._mode = mode
         self._factory = policy_factory
         self._log_counters = log_counters
@@ -183,7 +184,8 @@ class Daemon:
         self.link.poll(now)
         self._refresh_refusals()
         self._check_episode(now)
-        if self.servo.all_fresh(now) and all(s.alive for s in self._stages):
+        stages = all(s.alive for s in self._stages)
+        if self.servo.all_fresh(now) and stages and self.socket_fresh(now):
             self._notify.watchdog(now)
 
     def _drain_events(self) -> None:
@@ -367,6 +369,7 @@ def run(config: Config, *, mode: str | None = None, socket: str | None = None,
     daemon.stop_on_signals()
     control = Control(config.control, daemon, daemon.servo, path=socket)
     control.start()
+    daemon.socket_fresh = control.fresh
     try:
         daemon.start()
     except VladError:
