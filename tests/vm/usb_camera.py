@@ -124,8 +124,10 @@ class UsbCamera:
             found = [p for p in self._pending if p[0] == victim]
             for p in found:
                 self._pending.remove(p)
-        status = UNLINKED if found else 0
-        line.sendall(HEADER.pack(RET_UNLINK, seqnum, 0, 0, 0) + struct.pack(">i", status) + bytes(24))
+            # All writing is under the lock: a message that another cuts in two ends the device.
+            status = UNLINKED if found else 0
+            body = struct.pack(">i", status) + bytes(24)
+            line.sendall(HEADER.pack(RET_UNLINK, seqnum, 0, 0, 0) + body)
 
     def _control(self, line: socket.socket, seqnum: int, setup: bytes, data: bytes) -> None:
         kind, request, value, _, length = struct.unpack("<BBHHH", setup)
@@ -144,7 +146,8 @@ class UsbCamera:
         if answer is None:
             status, answer = STALL, b""
         actual = len(data) if kind < 0x80 else len(answer[:length])
-        reply(line, seqnum, status, answer[:length] if kind >= 0x80 else b"", actual)
+        with self._lock:
+            reply(line, seqnum, status, answer[:length] if kind >= 0x80 else b"", actual)
 
     def _get(self, request: int) -> bytes | None:
         if request == 0x85:
