@@ -72,13 +72,9 @@ class OnnxRuntimeSession:
         options.inter_op_num_threads = 1
         options.intra_op_num_threads = threads.count
         options.log_severity_level = 3
-        options.add_session_config_entry(
-            "session.intra_op.allow_spinning", "1" if threads.spinning else "0"
-        )
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads.spinning else "0")
         if threads.affinity is not None and threads.count > 1:
-            options.add_session_config_entry(
-                "session.intra_op_thread_affinities", _affinities(block.name, threads)
-            )
+            options.add_session_config_entry("session.intra_op_thread_affinities", _affinities(block.name, threads))
         providers = [provider]
         if provider != "CPUExecutionProvider":
             if allow_cpu_fallback:
@@ -88,12 +84,8 @@ class OnnxRuntimeSession:
         path = bundle.file(block.file)
         try:
             self._session: Any = ort.InferenceSession(str(path), options, providers=providers)
-        except (
-            Exception
-        ) as error:  # ONNX Runtime raises classes of its own, derived from Exception alone
-            raise BundleError(
-                f"{path}: ONNX Runtime cannot load it on {provider}: {error}"
-            ) from error
+        except Exception as error:  # ONNX Runtime raises classes of its own, derived from Exception alone
+            raise BundleError(f"{path}: ONNX Runtime cannot load it on {provider}: {error}") from error
         if self._session.get_providers()[0] != provider:
             self.close()
             raise BundleError(f"block {block.name} was to run on {provider} and did not")
@@ -137,6 +129,4 @@ def _compare(block: str, what: str, expected: list[Value], found: list[Any]) -> 
     wanted = {v.name: [d if isinstance(d, int) else None for d in v.shape] for v in expected}
     actual = {v.name: [d if isinstance(d, int) else None for d in v.shape] for v in found}
     if wanted != actual or any(v.type != "tensor(float)" for v in found):
-        raise BundleError(
-            f"block {block}: {what} of the graph are {actual}, the manifest says {wanted}"
-        )
+        raise BundleError(f"block {block}: {what} of the graph are {actual}, the manifest says {wanted}")

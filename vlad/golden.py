@@ -35,10 +35,7 @@ def golden_inputs(manifest: Manifest, seed: int = 0) -> dict[str, NDArray[np.gen
     rows, columns = np.mgrid[0:96, 0:128].astype(np.float64)
     for index in range(len(manifest.cameras)):
         phase, waves = generator.uniform(0, 6.28, (3, 3)), generator.uniform(0.02, 0.2, (3, 2))
-        planes = [
-            127 * (1 + np.sin(w[0] * rows + w[1] * columns + p[0]))
-            for w, p in zip(waves, phase, strict=True)
-        ]
+        planes = [127 * (1 + np.sin(w[0] * rows + w[1] * columns + p[0])) for w, p in zip(waves, phase, strict=True)]
         inputs[f"image{index}"] = np.stack(planes, axis=-1).astype(np.uint8)
     state = np.zeros((1, manifest.max_state_dim), dtype=np.float32)
     state[0, : len(manifest.joints)] = generator.standard_normal(len(manifest.joints)) * 0.5
@@ -53,9 +50,7 @@ def open_for_check(bundle: Bundle) -> Iterator[Policy]:
     """The policy of a bundle for golden runs only, which stay in normalised space: no arm, so any
     calibration does.
     """
-    whole_turn = {
-        joint.name: JointRange(range_min=0, range_max=4095) for joint in bundle.manifest.joints
-    }
+    whole_turn = {joint.name: JointRange(range_min=0, range_max=4095) for joint in bundle.manifest.joints}
     policy = Policy(bundle, calibration=whole_turn)
     try:
         yield policy
@@ -63,9 +58,7 @@ def open_for_check(bundle: Bundle) -> Iterator[Policy]:
         policy.close()
 
 
-def run_golden(
-    policy: Policy, task: int, inputs: dict[str, NDArray[np.generic]]
-) -> dict[str, NDArray[np.float32]]:
+def run_golden(policy: Policy, task: int, inputs: dict[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
     """Tokens of the first camera and the chunk, both in the policy's normalised space."""
     cameras = len(policy.bundle.manifest.cameras)
     tokens = [policy.encode_image(i, inputs[f"image{i}"].astype(np.uint8)) for i in range(cameras)]
@@ -83,21 +76,14 @@ def check_golden(policy: Policy) -> GoldenCheck:
     bundle = policy.bundle
     golden = bundle.manifest.golden
     if golden is None:
-        raise BundleError(
-            f"{bundle.path}: has no golden inputs and outputs; rebuild it with `vlad build`"
-        )
+        raise BundleError(f"{bundle.path}: has no golden inputs and outputs; rebuild it with `vlad build`")
     expected_inputs = golden_inputs(bundle.manifest)
     if set(golden.inputs) != set(expected_inputs) or set(golden.outputs) != {"tokens", "chunk"}:
         raise BundleError(f"{bundle.path}: golden arrays are not those of this policy")
     inputs = {name: bundle.array(file) for name, file in golden.inputs.items()}
     for name, like in expected_inputs.items():
-        if inputs[name].dtype != like.dtype or (
-            name[:5] != "image" and inputs[name].shape != like.shape
-        ):
-            raise BundleError(
-                f"{bundle.path}: golden input {name} is {inputs[name].dtype} "
-                f"{list(inputs[name].shape)}"
-            )
+        if inputs[name].dtype != like.dtype or (name[:5] != "image" and inputs[name].shape != like.shape):
+            raise BundleError(f"{bundle.path}: golden input {name} is {inputs[name].dtype} {list(inputs[name].shape)}")
     found = run_golden(policy, golden.task, inputs)
     differences = {}
     for name, file in golden.outputs.items():

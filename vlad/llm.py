@@ -50,20 +50,15 @@ class TokenEmbeddings:
         wanted = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}[table.dtype]
         if rows.dtype != np.dtype(wanted) or rows.shape != (table.rows, manifest.prefix.hidden):
             raise BundleError(
-                f"{bundle.path}: token table is {rows.dtype} {list(rows.shape)}, not what the "
-                "manifest says"
+                f"{bundle.path}: token table is {rows.dtype} {list(rows.shape)}, not what the manifest says"
             )
         self._rows: NDArray[Any] = rows
         self._bfloat16 = table.dtype == "bfloat16"
         self._scale = np.float32(table.scale)
-        self._row_of = (
-            None if table.token_ids is None else {t: i for i, t in enumerate(table.token_ids)}
-        )
+        self._row_of = None if table.token_ids is None else {t: i for i, t in enumerate(table.token_ids)}
         self._tasks = manifest.tasks
         self._limit = manifest.max_task_tokens
-        self._tokenizer_file: Path | None = (
-            None if manifest.tokenizer is None else bundle.file(manifest.tokenizer)
-        )
+        self._tokenizer_file: Path | None = None if manifest.tokenizer is None else bundle.file(manifest.tokenizer)
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids of a task. Raises Refused for a text that the bundle cannot tokenise or that is
@@ -96,15 +91,9 @@ class TokenEmbeddings:
         except KeyError as error:
             raise Refused(f"token {error.args[0]} is not in the bundle's token table") from None
         if min(rows) < 0 or max(rows) >= len(self._rows):
-            raise Refused(
-                f"token ids {min(rows)}..{max(rows)} exceed the vocabulary of {len(self._rows)}"
-            )
+            raise Refused(f"token ids {min(rows)}..{max(rows)} exceed the vocabulary of {len(self._rows)}")
         stored = self._rows[rows]
-        values = (
-            (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
-            if self._bfloat16
-            else stored
-        )
+        values = (stored.astype(np.uint32) << np.uint32(16)).view(np.float32) if self._bfloat16 else stored
         scaled: Array = values.astype(np.float32) * self._scale
         return scaled
 
@@ -129,9 +118,7 @@ def tokenise(tokenizer_file: Path, text: str, limit: int) -> list[int]:
     if not ids:
         raise BundleError(f"{tokenizer_file}: makes no token of {text!r}")
     if len(ids) > limit:
-        raise Refused(
-            f"task {text!r} has {len(ids)} tokens and the policy takes {limit}: shorten it"
-        )
+        raise Refused(f"task {text!r} has {len(ids)} tokens and the policy takes {limit}: shorten it")
     return ids
 
 
@@ -156,9 +143,7 @@ class LanguageModel:
         max_state_dim]`. Raises Refused for an unknown task and BundleError for tokens of a wrong
         shape.
         """
-        if len(images) != self._cameras or any(
-            tokens.shape != self._image_shape for tokens in images
-        ):
+        if len(images) != self._cameras or any(tokens.shape != self._image_shape for tokens in images):
             raise BundleError(
                 f"prefill needs {self._cameras} x {list(self._image_shape)} image tokens, "
                 f"got {[list(tokens.shape) for tokens in images]}"

@@ -83,9 +83,7 @@ class Task(_Part, frozen=True, kw_only=True):
     """A task that the policy was trained on, with its token ids (newline included, padding not)."""
 
     text: Annotated[str, msgspec.Meta(max_length=4096)]
-    token_ids: Annotated[
-        list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(min_length=1, max_length=1024)
-    ]
+    token_ids: Annotated[list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(min_length=1, max_length=1024)]
 
 
 class TokenTable(_Part, frozen=True, kw_only=True):
@@ -189,8 +187,7 @@ def parse_manifest(text: bytes, where: str = MANIFEST) -> Manifest:
         version = msgspec.json.decode(text, type=_Version).format_version
         if version != FORMAT_VERSION:
             raise BundleError(
-                f"{where}: format version {version}, this vlad reads {FORMAT_VERSION}: rebuild it "
-                "with `vlad build`"
+                f"{where}: format version {version}, this vlad reads {FORMAT_VERSION}: rebuild it with `vlad build`"
             )
         manifest = msgspec.json.decode(text, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -210,17 +207,14 @@ def _disagreements(m: Manifest) -> list[str]:
     longest = len(m.cameras) * m.prefix.image_tokens + m.max_task_tokens + 1
     paths = [file.path for file in files(m)]
     checks = {
-        f"blocks {names}, expected one each of {sorted(_SMOLVLA_BLOCKS)}": len(names)
-        == len(_SMOLVLA_BLOCKS)
+        f"blocks {names}, expected one each of {sorted(_SMOLVLA_BLOCKS)}": len(names) == len(_SMOLVLA_BLOCKS)
         and set(names) == _SMOLVLA_BLOCKS,
         "joints repeat a name": len({j.name for j in m.joints}) == len(m.joints),
         "cameras repeat a name": len({c.name for c in m.cameras}) == len(m.cameras),
         f"{len(m.joints)} joints exceed max_state_dim or max_action_dim": len(m.joints)
         <= min(m.max_state_dim, m.max_action_dim),
-        f"a prefix of {longest} tokens exceeds prefix.max_tokens {m.prefix.max_tokens}": longest
-        <= m.prefix.max_tokens,
-        f"golden.task names none of {len(m.tasks)} tasks": m.golden is None
-        or m.golden.task < len(m.tasks),
+        f"a prefix of {longest} tokens exceeds prefix.max_tokens {m.prefix.max_tokens}": longest <= m.prefix.max_tokens,
+        f"golden.task names none of {len(m.tasks)} tasks": m.golden is None or m.golden.task < len(m.tasks),
         "two entries name the same file": len(set(paths)) == len(paths),
     }
     wrong = [message for message, holds in checks.items() if not holds]

@@ -41,10 +41,7 @@ class ImagePreprocessor:
         other image.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise DeviceError(
-                f"camera frame is {image.dtype} {list(image.shape)}, expected uint8 [height, "
-                "width, 3]"
-            )
+            raise DeviceError(f"camera frame is {image.dtype} {list(image.shape)}, expected uint8 [height, width, 3]")
         height, width = image.shape[:2]
         plan = self._plans.get((height, width))
         if plan is None:
@@ -96,9 +93,7 @@ class JointSpace:
     ConfigError.
     """
 
-    def __init__(
-        self, manifest: Manifest, calibration: Mapping[str, JointRange] | None = None
-    ) -> None:
+    def __init__(self, manifest: Manifest, calibration: Mapping[str, JointRange] | None = None) -> None:
         self._units = JointUnits(
             manifest.units,
             [joint.name for joint in manifest.joints],
@@ -117,13 +112,9 @@ class JointSpace:
         """
         given = np.asarray(positions, dtype=np.float64)
         if given.shape != (self._joints,) or not np.isfinite(given).all():
-            raise DeviceError(
-                f"joint state {given.tolist()}: expected {self._joints} finite positions"
-            )
+            raise DeviceError(f"joint state {given.tolist()}: expected {self._joints} finite positions")
         padded = np.zeros((1, self._state_width), dtype=np.float32)
-        padded[0, : self._joints] = self._state.normalise(
-            self._units.from_core(given).astype(np.float32)
-        )
+        padded[0, : self._joints] = self._state.normalise(self._units.from_core(given).astype(np.float32))
         return padded
 
     def actions(self, normalised: Array) -> Positions:

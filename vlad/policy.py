@@ -50,13 +50,9 @@ class Policy:
         sessions = {}
         try:
             for name in BLOCKS:
-                count = (
-                    intra_threads if isinstance(intra_threads, int) else intra_threads.get(name, 1)
-                )
+                count = intra_threads if isinstance(intra_threads, int) else intra_threads.get(name, 1)
                 cores = affinity.get(name) if isinstance(affinity, Mapping) else affinity
-                threads = Threads(
-                    count=count, affinity=None if cores is None else tuple(cores), spinning=spinning
-                )
+                threads = Threads(count=count, affinity=None if cores is None else tuple(cores), spinning=spinning)
                 sessions[name] = load_block(bundle, name, threads)
         except BaseException:
             for session in sessions.values():
@@ -73,9 +69,7 @@ class Policy:
         manifest = self.bundle.manifest
         frame = np.zeros((manifest.image_side, manifest.image_side, 3), dtype=np.uint8)
         tokens = [self.encode_image(0, frame)] * len(manifest.cameras)
-        state = self.joint_space.state(
-            self.joint_space.actions(np.zeros((1, manifest.max_action_dim), np.float32))[0]
-        )
+        state = self.joint_space.state(self.joint_space.actions(np.zeros((1, manifest.max_action_dim), np.float32))[0])
         for index in range(len(manifest.tasks)):
             prefix = self.language.prefill(tokens, index, state)
         prefix = self.language.refresh_state(prefix, state)
@@ -93,14 +87,10 @@ class Policy:
         not have.
         """
         if not 0 <= camera_index < len(self.bundle.manifest.cameras):
-            raise BundleError(
-                f"camera {camera_index}: the policy has {len(self.bundle.manifest.cameras)}"
-            )
+            raise BundleError(f"camera {camera_index}: the policy has {len(self.bundle.manifest.cameras)}")
         return self.vision.encode(image)
 
-    def prefill(
-        self, tokens_by_camera: Sequence[Tokens], task: int | Sequence[int], state: ArrayLike
-    ) -> Prefix:
+    def prefill(self, tokens_by_camera: Sequence[Tokens], task: int | Sequence[int], state: ArrayLike) -> Prefix:
         """The prefix of one observation.
 
         `task` is an index into the bundle's tasks or token ids, `state` the joint positions in core
@@ -129,9 +119,7 @@ class Policy:
         Without `noise` it is drawn from `generator` (a fresh one by default).
         """
         if noise is None:
-            noise = self.expert.noise(
-                generator if generator is not None else np.random.default_rng()
-            )
+            noise = self.expert.noise(generator if generator is not None else np.random.default_rng())
         return self.expert.sample(prefix, noise, steps=steps, guidance=guidance)
 
     def sample(
@@ -146,9 +134,7 @@ class Policy:
         """A chunk of joint positions in core units (rad, gripper 0..1), float64 `[chunk, joints]`,
         not yet gated.
         """
-        normalised = self.sample_normalised(
-            prefix, noise, generator=generator, steps=steps, guidance=guidance
-        )
+        normalised = self.sample_normalised(prefix, noise, generator=generator, steps=steps, guidance=guidance)
         return self.joint_space.actions(normalised)
 
     def close(self) -> None:

@@ -54,10 +54,7 @@ class JointUnits:
         for index, (name, gripper) in enumerate(zip(joints, grippers, strict=True)):
             entry = None if calibration is None else calibration.get(name)
             if entry is not None and entry.range_max <= entry.range_min:
-                raise ConfigError(
-                    f"calibration of {name}: range_max {entry.range_max} <= range_min "
-                    f"{entry.range_min}"
-                )
+                raise ConfigError(f"calibration of {name}: range_max {entry.range_max} <= range_min {entry.range_min}")
             flipped = entry is not None and entry.drive_mode != 0
             if gripper:
                 self._scale[index] = -0.01 if flipped else 0.01
@@ -66,8 +63,7 @@ class JointUnits:
                 self._scale[index] = RAD_PER_DEGREE_UNIT
             elif entry is None:
                 raise ConfigError(
-                    f"joint {name} is in -100..100 of its calibrated range: the arm's calibration "
-                    "is needed to move it"
+                    f"joint {name} is in -100..100 of its calibrated range: the arm's calibration is needed to move it"
                 )
             else:
                 half_range_rad = (entry.range_max - entry.range_min) * math.pi / 4096.0

@@ -19,13 +19,9 @@ from vlad.bundle import Bundle
 from vlad.errors import BundleError
 from vlad.manifest import File, files, parse_manifest
 
-quick = settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+quick = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 leaf = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
-anything = st.recursive(
-    leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
-)
+anything = st.recursive(leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3))
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +76,7 @@ def test_one_field_replaced(built: Bundle, data: st.DataObject, replacement: Any
 
 
 @quick
-@given(
-    st.text(max_size=60) | st.lists(st.sampled_from(["..", ".", "a", "", "blocks"])).map("/".join)
-)
+@given(st.text(max_size=60) | st.lists(st.sampled_from(["..", ".", "a", "", "blocks"])).map("/".join))
 @example("blocks/../../x")
 @example("/dev/zero")
 @example("blocks")

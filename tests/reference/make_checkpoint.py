@@ -87,15 +87,10 @@ def observation(
     for camera in range(cameras):
         height, width = frames[(camera + case) % len(frames)]
         y, x = np.mgrid[0:height, 0:width]
-        waves = [
-            np.sin(generator.uniform(0, 0.1) * x + generator.uniform(0, 0.1) * y + k + case)
-            for k in range(3)
-        ]
+        waves = [np.sin(generator.uniform(0, 0.1) * x + generator.uniform(0, 0.1) * y + k + case) for k in range(3)]
         frame = 127 + 90 * np.stack(waves, -1) + generator.normal(0, 12, (height, width, 3))
         made[f"image{camera}"] = frame.clip(0, 255).astype(np.uint8)
-    made["state"] = np.append(generator.uniform(-60, 60, 5), generator.uniform(5, 95)).astype(
-        np.float32
-    )
+    made["state"] = np.append(generator.uniform(-60, 60, 5), generator.uniform(5, 95)).astype(np.float32)
     return made
 
 
@@ -177,9 +172,7 @@ def main() -> None:
     generator = np.random.default_rng(args.seed)
     stats = statistics(generator)
     write_dataset(args.out / "dataset", names, stats)
-    tensors = {
-        k: {n: torch.from_numpy(np.asarray(v)) for n, v in s.items()} for k, s in stats.items()
-    }
+    tensors = {k: {n: torch.from_numpy(np.asarray(v)) for n, v in s.items()} for k, s in stats.items()}
     pre, post = make_pre_post_processors(config, dataset_stats=tensors)
     for part in (policy, pre, post):
         part.save_pretrained(args.out / "checkpoint")

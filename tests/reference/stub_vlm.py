@@ -181,7 +181,5 @@ def _tokenizer(words: int) -> Tokenizer:
         *SPECIAL[:2],
     ]
     added += [f"<|reserved_special_token_{i}|>" for i in range(88)] if words > 40000 else []
-    tokenizer.add_special_tokens(
-        [AddedToken(t, special=True, normalized=False) for t in [*added, SPECIAL[2]]]
-    )
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in [*added, SPECIAL[2]]])
     return tokenizer

@@ -27,9 +27,7 @@ RECIPES = {
     "small-2": ("--size", "small", "--cameras", "2", "--seed", "2", "--mixed"),
     "small-3": ("--size", "small", "--cameras", "3", "--seed", "3"),
     # case i sees i + 1 cameras; tasks alternate between a short and a long one
-    "full": (
-        *("--size", "full", "--cameras", "3", "--subsets", "--cases", "3", "--mixed", "--sharp"),
-    ),
+    "full": (*("--size", "full", "--cameras", "3", "--subsets", "--cases", "3", "--mixed", "--sharp"),),
 }
 LIMIT = 1e-4
 

@@ -6,6 +6,7 @@ import os
 import threading
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from tests.tiny_smolvla import build
@@ -63,9 +64,18 @@ def test_affinity_must_name_every_pool_thread(bundle: Bundle, affinity: tuple[in
 
 def test_a_provider_that_is_not_there_is_an_error(bundle: Bundle) -> None:
     with pytest.raises(ConfigError, match="NeutronExecutionProvider is not in this ONNX Runtime"):
-        OnnxRuntimeSession(
-            bundle, bundle.block("vision"), Threads(), provider="NeutronExecutionProvider"
-        )
+        OnnxRuntimeSession(bundle, bundle.block("vision"), Threads(), provider="NeutronExecutionProvider")
+
+
+def test_a_block_that_lands_on_the_cpu_is_an_error_unless_allowed(bundle: Bundle) -> None:
+    """The Azure provider of the desktop wheels takes no operator: all would run on the CPU."""
+    other = "AzureExecutionProvider"
+    if other not in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has no second provider")
+    block, threads = bundle.block("vision"), Threads()
+    with pytest.raises(BundleError, match=f"cannot load it on {other}"):
+        OnnxRuntimeSession(bundle, block, threads, provider=other)
+    OnnxRuntimeSession(bundle, block, threads, provider=other, allow_cpu_fallback=True).close()
 
 
 def test_an_unknown_block_is_an_error(bundle: Bundle) -> None:

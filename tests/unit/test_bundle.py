@@ -40,8 +40,7 @@ def test_a_good_bundle_loads_and_reproduces_its_golden_outputs(path: Path) -> No
     bundle = bundles.load(path, progress=seen.append)
     assert (
         sum(seen)
-        == sum(f.stat().st_size for f in path.rglob("*.*") if f.is_file())
-        - (path / "manifest.json").stat().st_size
+        == sum(f.stat().st_size for f in path.rglob("*.*") if f.is_file()) - (path / "manifest.json").stat().st_size
     )
     with open_for_check(bundle) as policy:
         check = check_golden(policy)
@@ -90,9 +89,7 @@ def test_links_are_refused_even_to_the_right_bytes(path: Path, tmp_path: Path) -
         bundles.load(path)
 
 
-@pytest.mark.parametrize(
-    "name", ["../copy.vlad/tokens.npy", "/etc/hostname", "a/../../x", "blocks\\x", ".", "a\0b"]
-)
+@pytest.mark.parametrize("name", ["../copy.vlad/tokens.npy", "/etc/hostname", "a/../../x", "blocks\\x", ".", "a\0b"])
 def test_paths_that_lead_out_are_refused(path: Path, name: str) -> None:
     edit(path, lambda m: m["token_table"]["file"].update(path=name))
     with pytest.raises(BundleError):

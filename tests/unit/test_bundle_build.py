@@ -67,9 +67,7 @@ def refusal(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
     return captured.err
 
 
-def test_summary_states_bytes_and_operations_per_block(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_summary_states_bytes_and_operations_per_block(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "tiny.vlad"
     assert main(arguments(target, "--json")) == 0
     summary = json.loads(capsys.readouterr().out)
@@ -96,9 +94,7 @@ def test_same_input_gives_the_same_blocks(tmp_path: Path) -> None:
     assert [b.file.sha256 for b in one.blocks] == [b.file.sha256 for b in two.blocks]
 
 
-def test_an_existing_bundle_is_replaced_only_on_request(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_existing_bundle_is_replaced_only_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = build(tmp_path / "tiny.vlad")
     capsys.readouterr()
     (target / "mine").write_text("kept")
@@ -109,9 +105,7 @@ def test_an_existing_bundle_is_replaced_only_on_request(
     assert os.listdir(tmp_path) == ["tiny.vlad"]
 
 
-def test_a_refused_build_leaves_nothing_behind(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_refused_build_leaves_nothing_behind(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = data / "checkpoint/model.safetensors"
     edit_tensors(file, lambda t: t["model.action_out_proj.weight"].fill(np.nan))
     assert "not finite" in refusal(capsys, arguments(tmp_path / "out/t.vlad", data=data))
@@ -148,9 +142,7 @@ def test_renamed_camera_keeps_the_datasets_key(data: Path, tmp_path: Path) -> No
     )
     edit(
         data / "dataset/meta/info.json",
-        lambda c: c["features"].update(
-            {"observation.images.top": c["features"].pop("observation.images.camera1")}
-        ),
+        lambda c: c["features"].update({"observation.images.top": c["features"].pop("observation.images.camera1")}),
     )
     manifest = bundles.load(build(tmp_path / "t.vlad", data=data)).manifest
     assert manifest.cameras[0].source == "observation.images.top"
@@ -189,9 +181,7 @@ def weights(change: Callable[[dict[str, np.ndarray]], Any]) -> Change:
 
 
 def processor(change: Callable[[list[dict[str, Any]]], Any]) -> Change:
-    return lambda data: edit(
-        data / "checkpoint/policy_preprocessor.json", lambda c: change(c["steps"])
-    )
+    return lambda data: edit(data / "checkpoint/policy_preprocessor.json", lambda c: change(c["steps"]))
 
 
 def tasks(texts: list[Any]) -> Change:
@@ -262,11 +252,7 @@ REFUSALS: dict[str, tuple[Change, str]] = {
     "a foreign tokenizer": (
         weights(
             lambda t: t.update(
-                {
-                    k: v[:100]
-                    for k, v in t.items()
-                    if k.endswith(("embed_tokens.weight", "lm_head.weight"))
-                }
+                {k: v[:100] for k, v in t.items() if k.endswith(("embed_tokens.weight", "lm_head.weight"))}
             )
         ),
         "vocabulary of 100",
@@ -320,26 +306,20 @@ REFUSALS: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("what", REFUSALS)
-def test_refused_with_the_reason(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str
-) -> None:
+def test_refused_with_the_reason(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str) -> None:
     change, message = REFUSALS[what]
     change(data)
     assert message in refusal(capsys, arguments(tmp_path / "t.vlad", data=data))
     assert not (tmp_path / "t.vlad").exists()
 
 
-def test_m100_beyond_its_range_is_refused(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_m100_beyond_its_range_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     statistics(lambda t: t["action.max"].__setitem__(0, 110))(data)
     argv = arguments(tmp_path / "t.vlad", data=data, units="m100")
     assert "build with --units degrees" in refusal(capsys, argv)
 
 
-def test_flags_that_disagree_with_the_dataset_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_flags_that_disagree_with_the_dataset_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "t.vlad"
     assert "dataset's 30 Hz" in refusal(capsys, arguments(target, "--rate", "60"))
     assert "disagree with the dataset's" in refusal(capsys, arguments(target, "--joints", "a,b"))

@@ -35,9 +35,7 @@ def by_the_formula(image: np.ndarray, side: int) -> np.ndarray:
     return out
 
 
-@pytest.mark.parametrize(
-    "size", [(48, 64), (64, 48), (32, 32), (16, 16), (7, 50), (33, 31), (1, 1), (200, 3)]
-)
+@pytest.mark.parametrize("size", [(48, 64), (64, 48), (32, 32), (16, 16), (7, 50), (33, 31), (1, 1), (200, 3)])
 def test_preprocessing_follows_the_formula(size: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     made = ImagePreprocessor(32)(image)

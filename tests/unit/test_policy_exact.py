@@ -49,9 +49,7 @@ def test_lerobots_mixed_precision_is_near_and_not_equal(policy: Policy, case: in
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_position_id_defect_is_repeated_only_on_request(
-    policy: Policy, tmp_path: Path, case: int
-) -> None:
+def test_position_id_defect_is_repeated_only_on_request(policy: Policy, tmp_path: Path, case: int) -> None:
     name = "transformers-4.57-float32"
     defective = Policy(bundles.load(build(tmp_path / "d.vlad", "--position-ids", name)))
     expected = MADE[f"normalised_defect_{case}"]

@@ -107,16 +107,14 @@ def vlm_constants(name: str, directory: Path | None) -> VlmConstants:
         vision, text = config["vision_config"], config["text_config"]
         act = vision.get("hidden_act", "gelu_pytorch_tanh")
         text_act = text.get("hidden_act", "silu")
-        head_dim = text.get("head_dim") or int(text["hidden_size"]) // int(
-            text["num_attention_heads"]
-        )
+        head_dim = text.get("head_dim") or int(text["hidden_size"]) // int(text["num_attention_heads"])
         constants = VlmConstants(
             vision_heads=int(vision["num_attention_heads"]),
             vision_eps=float(vision.get("layer_norm_eps", 1e-6)),
             head_dim=int(head_dim),
             rms_eps=float(text["rms_norm_eps"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BundleError(f"{file}: not the configuration of a SmolVLM: {error!r}") from None
     if act != "gelu_pytorch_tanh" or text_act != "silu":
         raise BundleError(f"{file}: activations {act!r} and {text_act!r} are not supported")
@@ -124,21 +122,15 @@ def vlm_constants(name: str, directory: Path | None) -> VlmConstants:
 
 
 def _count_layers(weights: SafeTensors, prefix: str) -> int:
-    indices = {
-        int(n[len(prefix) :].split(".", 1)[0]) for n in weights.names() if n.startswith(prefix)
-    }
-    if indices != set(range(len(indices))):
-        raise BundleError(
-            f"{weights.path}: layers under {prefix} are {sorted(indices)}, not consecutive from 0"
-        )
+    indices = {n[len(prefix) :].split(".", 1)[0] for n in weights.names() if n.startswith(prefix)}
+    if indices != {str(i) for i in range(len(indices))}:
+        raise BundleError(f"{weights.path}: layers under {prefix} are {sorted(indices)}, not consecutive from 0")
     return len(indices)
 
 
 def _divide(a: int, b: int, what: str) -> int:
     if b <= 0 or a <= 0 or a % b:
-        raise BundleError(
-            f"checkpoint: {what}: {a} is not a multiple of {b}; is --vlm the right directory?"
-        )
+        raise BundleError(f"checkpoint: {what}: {a} is not a multiple of {b}; is --vlm the right directory?")
     return a // b
 
 
@@ -166,9 +158,7 @@ class _Settings:
 def _settings(file: Path, config: dict[str, Any]) -> _Settings:
     for key, accepted in _SUPPORTED.items():
         if key in config and config[key] not in accepted:
-            raise BundleError(
-                f"{file}: {key} = {config[key]!r} is not supported (accepted: {list(accepted)})"
-            )
+            raise BundleError(f"{file}: {key} = {config[key]!r} is not supported (accepted: {list(accepted)})")
     try:
         inputs, outputs = config["input_features"], config["output_features"]
         visual = tuple(str(k) for k, f in inputs.items() if f["type"] == "VISUAL")
@@ -189,20 +179,16 @@ def _settings(file: Path, config: dict[str, Any]) -> _Settings:
             max_period=float(config["max_period"]),
             vlm_in_bfloat16=bool(config["load_vlm_weights"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise BundleError(f"{file}: missing or malformed setting: {error!r}") from None
     wrong = {
         f"input features {list(found.other_inputs)}": bool(found.other_inputs),
         f"resize_imgs_with_padding = {list(found.resize)} (not square)": len(found.resize) != 2
         or found.resize[0] != found.resize[1],
-        "a state or action wider than max_state_dim or max_action_dim": found.max_state_dim
-        < found.state_dim
+        "a state or action wider than max_state_dim or max_action_dim": found.max_state_dim < found.state_dim
         or found.max_action_dim < found.action_dim,
-        f"chunk_size = {found.chunk_size}, num_steps = {found.num_steps}": found.chunk_size < 1
-        or found.num_steps < 1,
-        f"periods {found.min_period}..{found.max_period}": not 0
-        < found.min_period
-        <= found.max_period,
+        f"chunk_size = {found.chunk_size}, num_steps = {found.num_steps}": found.chunk_size < 1 or found.num_steps < 1,
+        f"periods {found.min_period}..{found.max_period}": not 0 < found.min_period <= found.max_period,
     }
     for what, is_wrong in wrong.items():
         if is_wrong:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from vlad.build.architecture import Architecture, read_architecture, vlm_constants
-from vlad.build.safetensors import SafeTensors, read_json
+from vlad.build.safetensors import SafeTensors, is_file, read_json
 from vlad.errors import BundleError
 
 Array = NDArray[np.float32]
@@ -49,9 +50,7 @@ class Checkpoint:
     notes: tuple[str, ...]
 
 
-def read_checkpoint(
-    path: Path, *, vlm: Path | None = None, tokenizer: Path | None = None
-) -> Checkpoint:
+def read_checkpoint(path: Path, *, vlm: Path | None = None, tokenizer: Path | None = None) -> Checkpoint:
     """Read and check a checkpoint directory. Raises BundleError saying what is missing or
     unsupported.
 
@@ -61,10 +60,7 @@ def read_checkpoint(
     """
     config = read_json(path / "config.json")
     if config.get("type") != "smolvla":
-        raise BundleError(
-            f"{path / 'config.json'}: policy type {config.get('type')!r} is not supported; use "
-            "smolvla"
-        )
+        raise BundleError(f"{path / 'config.json'}: policy type {config.get('type')!r} is not supported; use smolvla")
     weights = SafeTensors(path / "model.safetensors")
     name = str(config.get("vlm_model_name", ""))
     directory = _vlm_directory(path, name, vlm)
@@ -72,9 +68,7 @@ def read_checkpoint(
     architecture = read_architecture(path / "config.json", config, weights, constants)
     state, action, rename = _normalisation(path, architecture)
     if not architecture.vision_in_bfloat16:
-        notes: tuple[str, ...] = (
-            "the vision encoder was not trained in bfloat16 (load_vlm_weights is false)",
-        )
+        notes: tuple[str, ...] = ("the vision encoder was not trained in bfloat16 (load_vlm_weights is false)",)
     else:
         notes = ()
     return Checkpoint(
@@ -97,7 +91,7 @@ def _vlm_directory(path: Path, name: str, given: Path | None) -> Path | None:
             raise BundleError(f"--vlm {given}: no config.json there")
         return given
     for candidate in (path / "vlm", Path(name)):
-        if name and (candidate / "config.json").is_file():
+        if name and is_file(candidate / "config.json"):
             return candidate
     return None
 
@@ -114,16 +108,12 @@ def _tokenizer_file(path: Path, vlm: Path | None, given: Path | None) -> Path | 
     return next((file for file in candidates if file.is_file()), None)
 
 
-def _normalisation(
-    path: Path, arch: Architecture
-) -> tuple[Normalisation, Normalisation, dict[str, str]]:
+def _normalisation(path: Path, arch: Architecture) -> tuple[Normalisation, Normalisation, dict[str, str]]:
     rename: dict[str, str] = {}
     pre, pre_steps = _steps(path, "policy_preprocessor.json")
     _, post_steps = _steps(path, "policy_postprocessor.json")
     if "rename_observations_processor" in pre_steps:
-        rename = dict(
-            pre_steps["rename_observations_processor"].get("config", {}).get("rename_map", {})
-        )
+        rename = pre_steps["rename_observations_processor"].config.rename_map
     known = {
         "rename_observations_processor",
         "to_batch_processor",
@@ -132,69 +122,60 @@ def _normalisation(
         "device_processor",
         "normalizer_processor",
     }
-    strange = sorted(set(pre_steps) - known) + sorted(
-        set(post_steps) - {"unnormalizer_processor", "device_processor"}
-    )
+    strange = sorted(set(pre_steps) - known) + sorted(set(post_steps) - {"unnormalizer_processor", "device_processor"})
     if strange:
         raise BundleError(f"{pre.parent}: processing steps {strange} are not supported")
-    state = _statistics(
-        path, pre_steps, "normalizer_processor", "observation.state", arch.state_dim
-    )
+    state = _statistics(path, pre_steps, "normalizer_processor", "observation.state", arch.state_dim)
     action = _statistics(path, post_steps, "unnormalizer_processor", "action", arch.action_dim)
     return state, action, rename
 
 
-def _steps(path: Path, name: str) -> tuple[Path, dict[str, dict[str, Any]]]:
+class _StepConfig(msgspec.Struct):
+    rename_map: dict[str, str] = {}
+    norm_map: dict[str, str] = {}
+    eps: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1e-8
+
+
+class _Step(msgspec.Struct):
+    """One step of a processor file; settings that do not matter here are left out."""
+
+    registry_name: str
+    config: _StepConfig = msgspec.field(default_factory=_StepConfig)
+    state_file: str | None = None
+
+
+def _steps(path: Path, name: str) -> tuple[Path, dict[str, _Step]]:
     file = path / name
     if not file.exists():
         raise BundleError(
-            f"{file}: missing, so the normalisation statistics are unknown; checkpoints older than "
-            "LeRobot 0.4 need "
+            f"{file}: missing, so the normalisation statistics are unknown; checkpoints older than LeRobot 0.4 need "
             "lerobot/processor/migrate_policy_normalization.py first"
         )
     try:
-        return file, {str(step["registry_name"]): step for step in read_json(file)["steps"]}
-    except (KeyError, TypeError) as error:
-        raise BundleError(f"{file}: not a LeRobot processor file: {error!r}") from None
+        steps = msgspec.convert(read_json(file)["steps"], list[_Step])
+    except (KeyError, msgspec.ValidationError) as error:
+        raise BundleError(f"{file}: not a LeRobot processor file: {error}") from None
+    return file, {step.registry_name: step for step in steps}
 
 
-def _statistics(
-    path: Path, steps: dict[str, dict[str, Any]], step: str, feature: str, size: int
-) -> Normalisation:
+def _statistics(path: Path, steps: dict[str, _Step], step: str, feature: str, size: int) -> Normalisation:
     entry = steps.get(step)
     kind = "ACTION" if feature == "action" else "STATE"
-    if entry is None or not entry.get("state_file"):
-        raise BundleError(
-            f"{path}: {step} has no state file, so {feature} cannot be normalised; train with "
-            "statistics"
-        )
-    settings = entry.get("config", {})
-    modes = {str(k): str(v) for k, v in settings.get("norm_map", {}).items()}
+    if entry is None or not entry.state_file:
+        raise BundleError(f"{path}: {step} has no state file, so {feature} cannot be normalised; train with statistics")
+    modes = entry.config.norm_map
     if modes.get(kind) != "MEAN_STD" or modes.get("VISUAL", "IDENTITY") != "IDENTITY":
-        raise BundleError(
-            f"{path}: normalisation {modes} is not supported; {kind} MEAN_STD and VISUAL IDENTITY "
-            "are"
-        )
-    name = Path(str(entry["state_file"]))
-    if name.name != str(name):
-        raise BundleError(f"{path}: state file {name} is not inside the checkpoint")
-    tensors = SafeTensors(path / name)
+        raise BundleError(f"{path}: normalisation {modes} is not supported; {kind} MEAN_STD and VISUAL IDENTITY are")
+    if Path(entry.state_file).name != entry.state_file:
+        raise BundleError(f"{path}: state file {entry.state_file!r} is not inside the checkpoint")
+    tensors = SafeTensors(path / entry.state_file)
     if f"{feature}.mean" not in tensors or f"{feature}.std" not in tensors:
         others = sorted(n for n in tensors.names() if n.endswith(f"{feature}.mean"))
-        hint = (
-            f" (it has {others[:3]}: statistics of the pre-training mixture; fine-tune first)"
-            if others
-            else ""
-        )
-        raise BundleError(
-            f"{tensors.path}: statistics {feature}.mean and {feature}.std are missing{hint}"
-        )
+        hint = f" (it has {others[:3]}: statistics of the pre-training mixture; fine-tune first)" if others else ""
+        raise BundleError(f"{tensors.path}: statistics {feature}.mean and {feature}.std are missing{hint}")
     mean = tensors.read(f"{feature}.mean", (size,))
     std = tensors.read(f"{feature}.std", (size,))
     if (std < 0).any():
         raise BundleError(f"{tensors.path}: {feature}.std has negative values")
-    limits = [
-        tensors.read(f"{feature}.{k}", (size,)) if f"{feature}.{k}" in tensors else None
-        for k in ("min", "max")
-    ]
-    return Normalisation(mean, std, limits[0], limits[1], float(settings.get("eps", 1e-8)))
+    limits = [tensors.read(f"{feature}.{k}", (size,)) if f"{feature}.{k}" in tensors else None for k in ("min", "max")]
+    return Normalisation(mean, std, limits[0], limits[1], entry.config.eps)

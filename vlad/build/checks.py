@@ -54,14 +54,9 @@ def policy_cameras(checkpoint: Checkpoint, facts: Facts, dataset: Dataset | None
                 "trained without it"
             )
         cameras.append(Camera(name=name, feature=feature, source=source))
-    unknown = set(facts.skip_cameras) - {
-        c for f in checkpoint.architecture.cameras for c in (f, f.rsplit(".", 1)[-1])
-    }
+    unknown = set(facts.skip_cameras) - {c for f in checkpoint.architecture.cameras for c in (f, f.rsplit(".", 1)[-1])}
     if unknown:
-        raise BundleError(
-            f"--skip-camera {sorted(unknown)}: the policy has "
-            f"{list(checkpoint.architecture.cameras)}"
-        )
+        raise BundleError(f"--skip-camera {sorted(unknown)}: the policy has {list(checkpoint.architecture.cameras)}")
     if not cameras:
         raise BundleError("no camera is left: a SmolVLA needs at least one")
     return cameras
@@ -71,10 +66,7 @@ def check_joints(checkpoint: Checkpoint, facts: Facts, dataset: Dataset | None) 
     arch = checkpoint.architecture
     for what, count in (("state", arch.state_dim), ("action", arch.action_dim)):
         if count != len(facts.joints):
-            raise BundleError(
-                f"the policy's {what} has {count} dimensions, but the joints are "
-                f"{list(facts.joints)}"
-            )
+            raise BundleError(f"the policy's {what} has {count} dimensions, but the joints are {list(facts.joints)}")
     if len(facts.joints) > MAX_JOINTS:
         raise BundleError(f"{len(facts.joints)} joints; at most {MAX_JOINTS} are supported")
     if not (math.isfinite(facts.rate_hz) and 0 < facts.rate_hz <= 1000):
@@ -95,15 +87,9 @@ def check_joints(checkpoint: Checkpoint, facts: Facts, dataset: Dataset | None) 
                 known,
             )
         )
-        seen = (
-            None
-            if dataset is None
-            else (dataset.state if feature == "observation.state" else dataset.action)
-        )
+        seen = None if dataset is None else (dataset.state if feature == "observation.state" else dataset.action)
         if seen is not None:
-            observed.append(
-                Observed(f"dataset statistics of {feature}", seen.minimum, seen.maximum, True)
-            )
+            observed.append(Observed(f"dataset statistics of {feature}", seen.minimum, seen.maximum, True))
             if not facts.other_dataset:
                 _check_same_data(feature, normalisation, seen)
     check_units(facts.units, facts.joints, observed)
@@ -112,9 +98,7 @@ def check_joints(checkpoint: Checkpoint, facts: Facts, dataset: Dataset | None) 
 def _check_same_data(feature: str, trained: Normalisation, seen: FeatureRange) -> None:
     """The checkpoint's statistics must be those of the dataset, within 5 % of a deviation."""
     slack = 0.05 * seen.std + 1e-3 * (1 + np.abs(seen.mean))
-    if (np.abs(trained.mean - seen.mean) > slack).any() or (
-        np.abs(trained.std - seen.std) > slack
-    ).any():
+    if (np.abs(trained.mean - seen.mean) > slack).any() or (np.abs(trained.std - seen.std) > slack).any():
         raise BundleError(
             f"statistics of {feature} in the checkpoint (mean {_short(trained.mean)}, std "
             f"{_short(trained.std)}) and in "
@@ -146,8 +130,6 @@ def tokenised_tasks(checkpoint: Checkpoint, facts: Facts) -> tuple[list[Task], P
         except Refused as error:
             raise BundleError(f"{error} (LeRobot trained on it cut off)") from None
         if max(ids) >= vocabulary:
-            raise BundleError(
-                f"{tokenizer}: token {max(ids)} exceeds the policy's vocabulary of {vocabulary}"
-            )
+            raise BundleError(f"{tokenizer}: token {max(ids)} exceeds the policy's vocabulary of {vocabulary}")
         tasks.append(Task(text=text, token_ids=ids))
     return tasks, tokenizer

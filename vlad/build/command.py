@@ -28,9 +28,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="exit status: 0 written, 1 refused (the reason is on standard error), 2 usage",
     )
     p.add_argument("checkpoint", type=Path, help="pretrained_model directory that LeRobot wrote")
-    p.add_argument(
-        "-o", "--output", type=Path, required=True, help="bundle directory to write, NAME.vlad"
-    )
+    p.add_argument("-o", "--output", type=Path, required=True, help="bundle directory to write, NAME.vlad")
     p.add_argument(
         "--units",
         choices=("degrees", "m100"),
@@ -47,12 +45,8 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="tokenizer.json of the vision-language model, or its directory",
     )
-    p.add_argument(
-        "--vlm", type=Path, help="directory with the vision-language model's config.json"
-    )
-    p.add_argument(
-        "--task", action="append", default=[], metavar="TEXT", help="a task besides the dataset's"
-    )
+    p.add_argument("--vlm", type=Path, help="directory with the vision-language model's config.json")
+    p.add_argument("--task", action="append", default=[], metavar="TEXT", help="a task besides the dataset's")
     p.add_argument("--rate", type=float, metavar="HZ", help="action rate, where no dataset says it")
     p.add_argument(
         "--joints",
@@ -77,9 +71,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="ship the tokenizer and all embeddings: any task text",
     )
-    p.add_argument(
-        "--other-dataset", action="store_true", help="accept a dataset with other statistics"
-    )
+    p.add_argument("--other-dataset", action="store_true", help="accept a dataset with other statistics")
     p.add_argument("--force", action="store_true", help="replace an existing bundle")
     p.add_argument("--json", action="store_true", help="print the summary as one JSON object")
     return p
@@ -96,9 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         dataset = None if args.dataset is None else read_dataset(args.dataset)
         facts = _facts(args, dataset)
         with Progress("building", _STEPS, quiet=args.json) as progress:
-            built = build_bundle(
-                checkpoint, facts, dataset, args.output, progress.advance, force=args.force
-            )
+            built = build_bundle(checkpoint, facts, dataset, args.output, progress.advance, force=args.force)
     except (VladError, OSError) as error:
         print(f"vlad build: {error}", file=sys.stderr)
         return 1
@@ -111,20 +101,14 @@ def _facts(args: argparse.Namespace, dataset: Dataset | None) -> Facts:
     joints = None if args.joints is None else tuple(name.strip() for name in args.joints.split(","))
     if dataset is not None:
         if args.rate is not None and args.rate != dataset.rate_hz:
-            raise BundleError(
-                f"--rate {args.rate:g} disagrees with the dataset's {dataset.rate_hz:g} Hz"
-            )
+            raise BundleError(f"--rate {args.rate:g} disagrees with the dataset's {dataset.rate_hz:g} Hz")
         if joints is not None and joints != dataset.joints:
-            raise BundleError(
-                f"--joints {list(joints)} disagree with the dataset's {list(dataset.joints)}"
-            )
+            raise BundleError(f"--joints {list(joints)} disagree with the dataset's {list(dataset.joints)}")
     rate = dataset.rate_hz if dataset is not None else args.rate
     joints = dataset.joints if dataset is not None else joints
     missing = [name for name, value in (("--rate", rate), ("--joints", joints)) if value is None]
     if rate is None or joints is None:
-        raise BundleError(
-            f"a checkpoint does not say its rate, joints and tasks: give --dataset, or {missing}"
-        )
+        raise BundleError(f"a checkpoint does not say its rate, joints and tasks: give --dataset, or {missing}")
     return Facts(
         rate_hz=rate,
         joints=joints,
@@ -172,18 +156,11 @@ def summarise(built: Bundle, checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _chunk_flops(m: Manifest) -> int:
     each = {b.name: b.flops for b in m.blocks}
-    return (
-        each["vision"] * len(m.cameras)
-        + each["prefill"]
-        + each["context"]
-        + each["expert"] * m.flow.steps
-    )
+    return each["vision"] * len(m.cameras) + each["prefill"] + each["context"] + each["expert"] * m.flow.steps
 
 
 def _text(s: dict[str, Any]) -> str:
-    lines = [
-        f"{s['bundle']}: {s['bytes'] / 1e6:.1f} MB, {s['flop_per_chunk'] / 1e9:.4g} GFLOP per chunk"
-    ]
+    lines = [f"{s['bundle']}: {s['bytes'] / 1e6:.1f} MB, {s['flop_per_chunk'] / 1e9:.4g} GFLOP per chunk"]
     for name, b in s["blocks"].items():
         lines.append(
             f"  {name:8} {b['parameters'] / 1e6:8.2f} M parameters {b['bytes'] / 1e6:8.1f} MB "
@@ -191,9 +168,7 @@ def _text(s: dict[str, Any]) -> str:
         )
     lines.append(f"  cameras  {', '.join(s['cameras'])}")
     lines.append(f"  joints   {', '.join(s['joints'])} ({s['units']})")
-    lines.append(
-        f"  chunk    {s['chunk_size']} actions at {s['rate_hz']:g} Hz = {s['chunk_s']:.2f} s"
-    )
+    lines.append(f"  chunk    {s['chunk_size']} actions at {s['rate_hz']:g} Hz = {s['chunk_s']:.2f} s")
     lines += [f"  task     {t['text']!r} ({t['tokens']} tokens)" for t in s["tasks"]]
     lines += [f"  note     {note}" for note in s["notes"]]
     return "\n".join(lines)

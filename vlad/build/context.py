@@ -30,9 +30,7 @@ def build_context(arch: Architecture, weights: SafeTensors) -> Graph:
             with graph.scope(f"layer{index}"):
                 value = graph.op("Gather", source, graph.integer(index), axis=0)
                 if index in arch.cross_layers:
-                    weight = weights.read(
-                        f"{_LAYERS}{index}.self_attn.{projection}.weight", (width, width)
-                    )
+                    weight = weights.read(f"{_LAYERS}{index}.self_attn.{projection}.weight", (width, width))
                     value = graph.linear(merge_heads(graph, value, width), projection, weight)
                     value = split_heads(graph, value, arch.kv_heads, arch.head_dim)
                 layers.append(graph.op("Unsqueeze", value, graph.integers([0])))

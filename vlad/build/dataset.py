@@ -50,9 +50,7 @@ def read_dataset(path: Path) -> Dataset:
     info = read_json(file)
     version = str(info.get("codebase_version", "unknown"))
     if not version.startswith("v3."):
-        raise BundleError(
-            f"{file}: dataset format {version} is not supported; convert it to v3.0 with LeRobot"
-        )
+        raise BundleError(f"{file}: dataset format {version} is not supported; convert it to v3.0 with LeRobot")
     fps = info.get("fps")
     if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps <= 1000:
         raise BundleError(f"{file}: fps = {fps!r}; the rate of the recording is needed")
@@ -62,14 +60,8 @@ def read_dataset(path: Path) -> Dataset:
     state = joint_names(file, features, "observation.state")
     action = joint_names(file, features, "action")
     if state != action:
-        raise BundleError(
-            f"{file}: joints of observation.state {list(state)} and of action {list(action)} differ"
-        )
-    cameras = tuple(
-        k
-        for k, f in features.items()
-        if isinstance(f, dict) and f.get("dtype") in ("image", "video")
-    )
+        raise BundleError(f"{file}: joints of observation.state {list(state)} and of action {list(action)} differ")
+    cameras = tuple(k for k, f in features.items() if isinstance(f, dict) and f.get("dtype") in ("image", "video"))
     stats_file = path / "meta" / "stats.json"
     stats = read_json(stats_file) if stats_file.exists() else {}
     return Dataset(
@@ -90,9 +82,7 @@ def joint_names(file: Path, features: dict[str, Any], feature: str) -> tuple[str
     if isinstance(names, dict) and len(names) == 1:
         names = next(iter(names.values()))
     if not isinstance(names, list) or not names or not all(isinstance(n, str) and n for n in names):
-        raise BundleError(
-            f"{file}: feature {feature} has no joint names, so the joint order is unknown"
-        )
+        raise BundleError(f"{file}: feature {feature} has no joint names, so the joint order is unknown")
     joints = tuple(n.removesuffix(".pos") for n in names)
     if len(set(joints)) != len(joints):
         raise BundleError(f"{file}: feature {feature} repeats joint names: {list(joints)}")
@@ -104,21 +94,20 @@ def _tasks(file: Path) -> tuple[str, ...]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(file)
+        columns: dict[str, list[object]] = pq.read_table(file).to_pydict()
     except FileNotFoundError:
         raise BundleError(f"{file}: missing, so the tasks are unknown") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise BundleError(f"{file}: not readable as parquet: {error}") from None
-    column = next((c for c in ("task", "__index_level_0__") if c in table.column_names), None)
-    if column is None or "task_index" not in table.column_names:
-        raise BundleError(f"{file}: no task and task_index columns (found {table.column_names})")
-    pairs = zip(
-        table.column("task_index").to_pylist(), table.column(column).to_pylist(), strict=True
-    )
-    rows = [(index, text) for index, text in pairs]
-    if not rows or not all(isinstance(i, int) and isinstance(t, str) for i, t in rows):
+    texts = columns.get("task", columns.get("__index_level_0__"))
+    indices = columns.get("task_index")
+    if texts is None or indices is None:
+        raise BundleError(f"{file}: no task and task_index columns (found {list(columns)})")
+    rows = [(i, t) for i, t in zip(indices, texts, strict=True) if isinstance(i, int)]
+    named = [(i, t) for i, t in rows if isinstance(t, str)]
+    if not named or len(named) != len(texts):
         raise BundleError(f"{file}: no tasks, or tasks that are not text")
-    return tuple(text for _, text in sorted(rows))
+    return tuple(text for _, text in sorted(named))
 
 
 def _range(file: Path, stats: dict[str, Any], feature: str, size: int) -> FeatureRange | None:

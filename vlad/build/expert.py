@@ -40,10 +40,7 @@ def build_expert(arch: Architecture, weights: SafeTensors) -> Graph:
     tables = rope_tables(arch.head_dim, arch.max_prefix + chunk)
     start = graph.dimension(context_key, 2)
     end = graph.op("Add", start, graph.integers([chunk]))
-    cos, sin = (
-        graph.weight(name, table)
-        for name, table in zip(("rope_cos", "rope_sin"), tables, strict=True)
-    )
+    cos, sin = (graph.weight(name, table) for name, table in zip(("rope_cos", "rope_sin"), tables, strict=True))
     first, last = graph.integers([0]), graph.integers([chunk])
     causal = np.triu(np.full((chunk, chunk), _HIDDEN, np.float32), k=1)
     model = _Model(
@@ -101,9 +98,7 @@ def _embed(graph: Graph, x: str, time: str, arch: Architecture, weights: SafeTen
     mixing = weights.read("model.action_time_mlp_in.weight", (d, 2 * d))
     bias = weights.read("model.action_time_mlp_in.bias", (d,))
     of_time = graph.linear(time, "action_time_mlp_in.time", mixing[:, d:], bias)
-    mixed = graph.op(
-        "Add", graph.linear(actions, "action_time_mlp_in.action", mixing[:, :d]), of_time
-    )
+    mixed = graph.op("Add", graph.linear(actions, "action_time_mlp_in.action", mixing[:, :d]), of_time)
     return graph.linear(
         graph.silu(mixed),
         "action_time_mlp_out",
@@ -164,9 +159,7 @@ def _mlp(model: _Model, x: str, index: int) -> str:
     key = f"{_LAYERS}{index}."
     weight = weights.read(f"{key}post_attention_layernorm.weight", (d,))
     normed = graph.rms_norm(x, "post_attention_layernorm", weight, arch.rms_eps)
-    gate = graph.silu(
-        graph.linear(normed, "gate_proj", weights.read(f"{key}mlp.gate_proj.weight", (m, d)))
-    )
+    gate = graph.silu(graph.linear(normed, "gate_proj", weights.read(f"{key}mlp.gate_proj.weight", (m, d))))
     up = graph.linear(normed, "up_proj", weights.read(f"{key}mlp.up_proj.weight", (m, d)))
     inner = graph.op("Mul", gate, up)
     y: str = graph.op(

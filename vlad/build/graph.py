@@ -152,12 +152,9 @@ class Graph:
         """
         if self._weight_bytes > _PROTOBUF_LIMIT:
             raise BundleError(
-                f"block {self.name}: {self._weight_bytes} bytes of float32 weights exceed the 2 GB "
-                "of one ONNX file"
+                f"block {self.name}: {self._weight_bytes} bytes of float32 weights exceed the 2 GB of one ONNX file"
             )
-        body = helper.make_graph(
-            self._nodes, self.name, self._inputs, self._outputs, list(self._constants.values())
-        )
+        body = helper.make_graph(self._nodes, self.name, self._inputs, self._outputs, list(self._constants.values()))
         model = helper.make_model(
             body,
             opset_imports=[helper.make_opsetid("", OPSET)],
@@ -204,7 +201,5 @@ def split_heads(graph: Graph, x: str, heads: int, head_dim: int) -> str:
 
 def merge_heads(graph: Graph, x: str, width: int) -> str:
     """`[heads, n, head_dim]` to `[n, heads * head_dim]`."""
-    y: str = graph.op(
-        "Reshape", graph.op("Transpose", x, perm=[1, 0, 2]), graph.integers([-1, width])
-    )
+    y: str = graph.op("Reshape", graph.op("Transpose", x, perm=[1, 0, 2]), graph.integers([-1, width]))
     return y

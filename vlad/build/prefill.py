@@ -50,9 +50,7 @@ def build_prefill(arch: Architecture, weights: SafeTensors) -> Graph:
     total = graph.op("Add", start, new)
     cos, sin = (
         graph.slice(graph.weight(name, table), start, total, 0)
-        for name, table in zip(
-            ("rope_cos", "rope_sin"), rope_tables(arch.head_dim, arch.max_prefix), strict=True
-        )
+        for name, table in zip(("rope_cos", "rope_sin"), rope_tables(arch.head_dim, arch.max_prefix), strict=True)
     )
     mask = _mask(graph, new, total, arch.heads // arch.kv_heads)
 
@@ -98,9 +96,7 @@ def _mask(graph: Graph, new: str, total: str, group: int) -> str:
     last_column = graph.op("Sub", total, graph.integers([1]))
     early = graph.op("Unsqueeze", graph.op("Less", rows, last_row), graph.integers([1]))
     newest = graph.op("Unsqueeze", graph.op("Equal", columns, last_column), graph.integers([0]))
-    mask = graph.op(
-        "Where", graph.op("And", early, newest), graph.scalar(_HIDDEN), graph.scalar(0.0)
-    )
+    mask = graph.op("Where", graph.op("And", early, newest), graph.scalar(_HIDDEN), graph.scalar(0.0))
     tiled: str = graph.op("Tile", mask, graph.integers([group, 1]))
     return tiled
 
@@ -117,9 +113,7 @@ class _Model:
     mask: str
 
 
-def _layer(
-    model: _Model, x: str, index: int, past_key: str, past_value: str
-) -> tuple[str, str, str]:
+def _layer(model: _Model, x: str, index: int, past_key: str, past_value: str) -> tuple[str, str, str]:
     """One language layer: its output, new keys and new values; the last one's output is dead."""
     graph, arch, weights = model.graph, model.arch, model.weights
     d, head_dim, heads, kv_heads = arch.hidden, arch.head_dim, arch.heads, arch.kv_heads
@@ -131,9 +125,7 @@ def _layer(
         return graph.linear(value, name, weight * np.float32(scale) if scale != 1.0 else weight)
 
     def norm(value: str, name: str) -> str:
-        return graph.rms_norm(
-            value, name, weights.read(f"{key_of}{name}.weight", (d,)), arch.rms_eps
-        )
+        return graph.rms_norm(value, name, weights.read(f"{key_of}{name}.weight", (d,)), arch.rms_eps)
 
     def rotated(value: str, count: int) -> str:
         return rope(graph, split_heads(graph, value, count, head_dim), model.cos, model.sin)
@@ -152,9 +144,7 @@ def _layer(
     probabilities = graph.op("Softmax", graph.op("Add", scores, model.mask), axis=-1)
     attended = graph.op("MatMul", probabilities, all_values)
     attended = graph.op("Reshape", attended, graph.integers([heads, -1, head_dim]))
-    x = graph.op(
-        "Add", x, linear(merge_heads(graph, attended, width), "self_attn.o_proj", d, width)
-    )
+    x = graph.op("Add", x, linear(merge_heads(graph, attended, width), "self_attn.o_proj", d, width))
 
     normed = norm(x, "post_attention_layernorm")
     gate = graph.silu(linear(normed, "mlp.gate_proj", arch.mlp, d))

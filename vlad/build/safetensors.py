@@ -27,14 +27,20 @@ def read_json(path: Path) -> dict[str, Any]:
             raise BundleError(f"{path}: larger than {_JSON_LIMIT} bytes")
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise BundleError(
-            f"{path}: missing; is {path.parent} what LeRobot's save_pretrained wrote?"
-        ) from None
+        raise BundleError(f"{path}: missing; is {path.parent} what LeRobot's save_pretrained wrote?") from None
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(document, dict):
         raise BundleError(f"{path}: expected a JSON object, found {type(document).__name__}")
     return document
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file, also for names that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 class SafeTensors:
@@ -65,14 +71,10 @@ class SafeTensors:
         self._entries: dict[str, tuple[str, tuple[int, ...], int, int]] = {}
         self._asked: set[str] = set()
         for name, entry in header.items():
-            self._entries[name.replace("model._orig_mod.", "model.")] = self._entry(
-                name, entry, 8 + length, size
-            )
+            self._entries[name.replace("model._orig_mod.", "model.")] = self._entry(name, entry, 8 + length, size)
         self._data = np.memmap(path, dtype=np.uint8, mode="r")
 
-    def _entry(
-        self, name: str, entry: Any, base: int, size: int
-    ) -> tuple[str, tuple[int, ...], int, int]:
+    def _entry(self, name: str, entry: Any, base: int, size: int) -> tuple[str, tuple[int, ...], int, int]:
         try:
             kind = entry["dtype"]
             shape = tuple(int(n) for n in entry["shape"])
@@ -81,17 +83,9 @@ class SafeTensors:
             raise BundleError(f"{self.path}: bad entry for tensor {name!r}: {error!r}") from None
         width = {"F32": 4, "BF16": 2, "F16": 2, "I64": 8, "F64": 8}.get(kind)
         if width is None:
-            raise BundleError(
-                f"{self.path}: tensor {name!r} has dtype {kind}, which is not supported"
-            )
-        if (
-            min(shape, default=0) < 0
-            or not base <= start <= end <= size
-            or end - start != width * math.prod(shape)
-        ):
-            raise BundleError(
-                f"{self.path}: tensor {name!r} does not fit the file (truncated download?)"
-            )
+            raise BundleError(f"{self.path}: tensor {name!r} has dtype {kind}, which is not supported")
+        if min(shape, default=0) < 0 or not base <= start <= end <= size or end - start != width * math.prod(shape):
+            raise BundleError(f"{self.path}: tensor {name!r} does not fit the file (truncated download?)")
         return kind, shape, start, end
 
     def __contains__(self, name: str) -> bool:
@@ -113,10 +107,7 @@ class SafeTensors:
         if name not in self._entries:
             name = self._shared.get(name, name)
         if name not in self._entries:
-            raise BundleError(
-                f"{self.path}: tensor {name!r} is missing: not a SmolVLA checkpoint of LeRobot >= "
-                "0.4"
-            )
+            raise BundleError(f"{self.path}: tensor {name!r} is missing: not a SmolVLA checkpoint of LeRobot >= 0.4")
         return self._entries[name]
 
     def stored(self, name: str) -> NDArray[Any]:
@@ -130,9 +121,7 @@ class SafeTensors:
         """One tensor as float32, checked to be finite and of `shape`. Raises BundleError."""
         kind, found, _, _ = self._find(name)
         if shape is not None and found != shape:
-            raise BundleError(
-                f"{self.path}: tensor {name!r} has shape {list(found)}, expected {list(shape)}"
-            )
+            raise BundleError(f"{self.path}: tensor {name!r} has shape {list(found)}, expected {list(shape)}")
         raw = self.stored(name)
         values = widen(raw) if kind == "BF16" else raw.astype(np.float32)
         if not np.isfinite(values).all():

@@ -32,14 +32,10 @@ def position_ids(patches: int, side: int, formula: str) -> NDArray[np.int64]:
     """
     if formula == "ordered":
         if side % patches:
-            raise BundleError(
-                f"vision: {patches} patches per side on a position table of {side} is not supported"
-            )
+            raise BundleError(f"vision: {patches} patches per side on a position table of {side} is not supported")
         axis = np.arange(patches) * (side // patches)
     elif formula == "transformers-4.57-float32":
-        fractions = (
-            np.arange(patches, dtype=np.float32) / np.float32(patches) * np.float32(1 - 1e-6)
-        )
+        fractions = np.arange(patches, dtype=np.float32) / np.float32(patches) * np.float32(1 - 1e-6)
         boundaries = np.arange(1 / side, 1.0, 1 / side).astype(np.float32)
         axis = np.searchsorted(boundaries, fractions, side="right")
     else:
@@ -60,9 +56,7 @@ def build_vision(arch: Architecture, weights: SafeTensors, formula: str) -> Grap
         "Conv",
         image,
         graph.weight("patch.weight", kernel),
-        graph.weight(
-            "patch.bias", weights.read(f"{_VISION}embeddings.patch_embedding.bias", (hidden,))
-        ),
+        graph.weight("patch.bias", weights.read(f"{_VISION}embeddings.patch_embedding.bias", (hidden,))),
         strides=[arch.patch, arch.patch],
     )
     flat = graph.op("Reshape", embedded, graph.integers([hidden, patches * patches]))
@@ -127,7 +121,5 @@ def _project(graph: Graph, x: str, arch: Architecture, weights: SafeTensors) -> 
     grid = graph.op("Reshape", x, graph.integers([side // s, s, side // s, s, d]))
     blocks = graph.op("Transpose", grid, perm=[0, 2, 1, 3, 4])
     shuffled = graph.op("Reshape", blocks, graph.integers([arch.image_tokens, s * s * d]))
-    weight = weights.read(
-        f"{_MODEL}connector.modality_projection.proj.weight", (arch.hidden, s * s * d)
-    )
+    weight = weights.read(f"{_MODEL}connector.modality_projection.proj.weight", (arch.hidden, s * s * d))
     return graph.linear(shuffled, "projection", weight * np.float32(math.sqrt(arch.hidden)))

@@ -99,9 +99,7 @@ def build_bundle(
         )
         report("golden inputs and outputs")
         _write_manifest(partial, manifest)
-        manifest = msgspec.structs.replace(
-            manifest, golden=_golden(bundles.load(partial, verify=False))
-        )
+        manifest = msgspec.structs.replace(manifest, golden=_golden(bundles.load(partial, verify=False)))
         _write_manifest(partial, manifest)
         report("writing to disk")
         _sync(partial)
@@ -128,9 +126,7 @@ def _write_blocks(
         blocks.append(_block(root, name, build(), flops))
     weights.ignore(*_UNUSED, EMBEDDING)
     if left := weights.unread():
-        raise BundleError(
-            f"{weights.path}: tensors that a SmolVLA does not have: {left[:5]} ({len(left)} in all)"
-        )
+        raise BundleError(f"{weights.path}: tensors that a SmolVLA does not have: {left[:5]} ({len(left)} in all)")
     return blocks
 
 
@@ -179,20 +175,13 @@ def _block(root: Path, name: str, graph: Graph, flops: int) -> Block:
     )
 
 
-def _token_table(
-    root: Path, weights: SafeTensors, arch: Architecture, tasks: list[Task], *, whole: bool
-) -> TokenTable:
+def _token_table(root: Path, weights: SafeTensors, arch: Architecture, tasks: list[Task], *, whole: bool) -> TokenTable:
     stored = weights.stored(EMBEDDING)
     if stored.ndim != 2 or stored.shape[1] != arch.hidden:
-        raise BundleError(
-            f"{weights.path}: token embeddings are {list(stored.shape)}, expected width "
-            f"{arch.hidden}"
-        )
+        raise BundleError(f"{weights.path}: token embeddings are {list(stored.shape)}, expected width {arch.hidden}")
     kind = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}.get(weights.dtype(EMBEDDING))
     if kind is None:
-        raise BundleError(
-            f"{weights.path}: token embeddings in {weights.dtype(EMBEDDING)} are not supported"
-        )
+        raise BundleError(f"{weights.path}: token embeddings in {weights.dtype(EMBEDDING)} are not supported")
     ids = None if whole else sorted({token for task in tasks for token in task.token_ids})
     rows = stored if ids is None else stored[ids]
     np.save(root / "tokens.npy", rows, allow_pickle=False)
