@@ -30,8 +30,11 @@ static void enter(struct vlad_servo *servo, enum vlad_mode mode)
 {
     if (servo->mode == mode)
         return;
-    if (servo->mode == VLAD_ENGAGED)
+    if (servo->mode == VLAD_ENGAGED) {
         servo->starved_since_ns = 0;
+        servo->now.queue_depth = servo->now.t_execution_ns = 0;
+        servo->now.last_due_ns = INT64_MIN;
+    }
     emit(servo, VLAD_EV_MODE, servo->mode, mode, 0);
     servo->mode = mode;
 }
@@ -82,6 +85,7 @@ static void take_adoption(struct vlad_servo *servo)
     memset(servo->corrupt_run, 0, sizeof servo->corrupt_run);
     servo->seen_joints = 0;
     servo->write_failures = 0;
+    servo->torque_repeats = 0; /* they were meant for the old bus */
     servo->retry = false;
     servo->parking = false;
     atomic_store_explicit(&servo->adoption_ready, 0, memory_order_release);
@@ -192,8 +196,8 @@ static uint64_t why_not(struct vlad_servo *servo, enum vlad_reaction reaction)
     if (!servo->config.allow_non_realtime &&
         !atomic_load_explicit(&servo->realtime, memory_order_relaxed))
         why |= VLAD_WHY_REALTIME;
-    if (servo->mode == VLAD_STOPPING)
-        why |= VLAD_WHY_MOVING;
+    if (servo->mode == VLAD_STOPPING || (servo->torque_on && !servo->torque_wanted))
+        why |= VLAD_WHY_MOVING; /* until torque off has gone out nobody knows what they hold */
     return why;
 }
 
@@ -243,12 +247,15 @@ static void engage(struct vlad_servo *servo, uint32_t request, enum vlad_reactio
 
 static void limp(struct vlad_servo *servo)
 {
-    if (servo->ops) /* whatever the loop believes: some joints may have had torque when adopted */
-        set_torque(servo, false);
+    if (!servo->ops) {
+        refuse(servo, VLAD_REQ_LIMP, VLAD_WHY_BUS);
+        return;
+    }
+    /* Whatever the loop believes: some joints may have had torque when adopted. */
+    set_torque(servo, false);
     servo->parking = false;
     vlad_trajectory_reset(&servo->trajectory, servo->written_nu);
-    if (servo->ops)
-        enter(servo, servo->watchdog.latched ? VLAD_FAULTED : VLAD_READY);
+    enter(servo, servo->watchdog.latched ? VLAD_FAULTED : VLAD_READY);
 }
 
 static bool moving_mode(const struct vlad_servo *servo)
@@ -268,13 +275,14 @@ static void park(struct vlad_servo *servo, uint32_t requests, enum vlad_reaction
 {
     bool asked = requests & VLAD_REQ_PARK;
 
-    if (requests & VLAD_REQ_HOLD)
-        servo->park_inhibited = true;
     if (requests & VLAD_REQ_CLEAR || asked)
         servo->park_inhibited = false;
+    if (requests & VLAD_REQ_HOLD)
+        servo->park_inhibited = true;
     if (!asked && (reaction != VLAD_PARK || servo->park_inhibited))
         return;
-    if (!servo->config.has_rest_pose || !servo->ops || !servo->torque_on) {
+    if (!servo->config.has_rest_pose || !servo->ops || !servo->torque_on ||
+        !servo->torque_wanted) {
         if (asked)
             refuse(servo, VLAD_REQ_PARK, servo->ops ? 0 : VLAD_WHY_BUS);
         return;
@@ -285,14 +293,30 @@ static void park(struct vlad_servo *servo, uint32_t requests, enum vlad_reaction
     enter(servo, VLAD_STOPPING);
 }
 
-/* Requests and reactions to a mode. Lower authority first: within one tick the lowest wins. */
+/* Within one tick the lowest authority wins: the requests that a lower one overrules. */
+static uint32_t overruled(uint32_t requests)
+{
+    const uint32_t drive = VLAD_REQ_RESUME | VLAD_REQ_ENGAGE;
+
+    if (requests & (VLAD_REQ_LIMP | VLAD_REQ_HOLD))
+        return requests & (VLAD_REQ_PARK | drive);
+    return requests & VLAD_REQ_PARK ? requests & drive : 0;
+}
+
+/* Requests and reactions to a mode. */
 static void decide(struct vlad_servo *servo, uint32_t requests, enum vlad_reaction reaction)
 {
-    bool lowered = requests & (VLAD_REQ_LIMP | VLAD_REQ_HOLD | VLAD_REQ_PARK);
+    uint32_t lost;
 
+    if (reaction == VLAD_LIMP && servo->torque_wanted && servo->ops)
+        requests |= VLAD_REQ_LIMP;
+    lost = overruled(requests);
+    if (lost)
+        refuse(servo, lost, VLAD_WHY_MOVING);
+    requests &= ~lost;
     if (requests & VLAD_REQ_CLEAR)
         vlad_watchdog_clear(&servo->watchdog);
-    if (requests & VLAD_REQ_LIMP || (reaction == VLAD_LIMP && servo->torque_wanted)) {
+    if (requests & VLAD_REQ_LIMP) {
         limp(servo);
         return;
     }
@@ -303,11 +327,6 @@ static void decide(struct vlad_servo *servo, uint32_t requests, enum vlad_reacti
         enter(servo, !servo->ops ? VLAD_OFFLINE : servo->torque_on ? VLAD_HOLDING : VLAD_READY);
     if (servo->watchdog.latched && servo->mode != VLAD_FAULTED && !moving_mode(servo))
         enter(servo, VLAD_FAULTED);
-    if (lowered) {
-        if (requests & (VLAD_REQ_ENGAGE | VLAD_REQ_RESUME))
-            refuse(servo, requests & (VLAD_REQ_ENGAGE | VLAD_REQ_RESUME), VLAD_WHY_MOVING);
-        return;
-    }
     if (requests & VLAD_REQ_RESUME)
         engage(servo, VLAD_REQ_RESUME, reaction);
     else if (requests & VLAD_REQ_ENGAGE)
@@ -436,13 +455,19 @@ static void write_goals(struct vlad_servo *servo, int64_t now_ns)
 static void write_torque(struct vlad_servo *servo, int64_t now_ns)
 {
     uint32_t all = (1u << servo->config.gate.limits.n_joints) - 1;
+    int64_t before_ns;
+    int rc;
 
     if (servo->torque_repeats == 0 || !servo->ops)
         return;
-    if (servo->ops->torque(servo->arm, now_ns + servo->config.period_ns, all,
-                           servo->torque_wanted, servo->written_nu)) {
+    before_ns = servo->ops->now_ns(servo->arm);
+    rc = servo->ops->torque(servo->arm, now_ns + servo->config.period_ns, all,
+                            servo->torque_wanted, servo->written_nu);
+    servo->bus_ns += servo->ops->now_ns(servo->arm) - before_ns;
+    if (rc) {
         if (++servo->torque_tries == TORQUE_TRIES) {
             servo->torque_repeats = 0;
+            servo->torque_wanted = servo->torque_on;
             vlad_watchdog_pulse(&servo->watchdog, VLAD_F_SERVO_SILENT);
         }
         return; /* tried again next tick; a dead bus shows in the next read */
@@ -456,8 +481,8 @@ static bool next_goal(struct vlad_servo *servo, int64_t now_ns)
 {
     int64_t target_nu[VLAD_MAX_JOINTS];
 
-    if (servo->retry)
-        return servo->torque_wanted;
+    if (servo->retry && servo->torque_wanted)
+        return true;
     switch (servo->mode) {
     case VLAD_ENGAGED:
         if (!servo->torque_on)

@@ -74,14 +74,15 @@ void vlad_servo_push(struct vlad_servo *servo, const struct vlad_chunk *chunk, i
 int vlad_servo_policy_timing(struct vlad_servo *servo, int64_t period_ns, int64_t horizon_ns,
                              int64_t max_frame_age_ns)
 {
-    struct vlad_gate_config *gate = &servo->queue.gate;
+    struct vlad_gate_config gate = servo->queue.gate;
 
-    if (period_ns <= 0 || period_ns > VLAD_NS_PER_S || horizon_ns < period_ns ||
-        max_frame_age_ns <= 0)
+    gate.period_ns = period_ns;
+    gate.max_observation_age_ns = gate.max_reuse_age_ns = horizon_ns;
+    gate.max_frame_age_ns = max_frame_age_ns;
+    if (vlad_gate_check_config(&gate) || horizon_ns < period_ns || max_frame_age_ns <= 0 ||
+        servo->queue.lookahead_ns > VLAD_MAX_ACTIONS * period_ns)
         return -EINVAL;
-    gate->period_ns = period_ns;
-    gate->max_observation_age_ns = gate->max_reuse_age_ns = horizon_ns;
-    gate->max_frame_age_ns = max_frame_age_ns;
+    servo->queue.gate = gate;
     vlad_queue_clear(&servo->queue);
     return 0;
 }

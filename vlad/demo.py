@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SWEEP = ROOT / "assets/sweep"
 CONFIG = ROOT / "configs/so101-sim.toml"
 MOVED_TICKS = 100  # about 9 degrees: less is not "the arm moved"
+MAX_RESUMES = 5  # holds of a busy PC, each with its event
 POLL_S = 0.05
 READY_S = 120.0
 
@@ -98,6 +99,7 @@ class Demo:
         self.events: list[dict[str, Any]] = []
         self.final: dict[str, Any] = {}
         self.engaged_s = 0.0
+        self.resumes = 0
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -170,10 +172,11 @@ class Demo:
         while (elapsed := time.monotonic() - start) < seconds:
             status = self.look()
             view.show(elapsed, status)
-            if status["mode"] != "engaged":
-                print(f"\nno longer engaged: {status['mode']}: "
-                      f"{[f['name'] for f in status['faults']]}")
+            if status["mode"] == "faulted":
+                print(f"\nfaulted: {[f['name'] for f in status['faults']]}")
                 break
+            if status["mode"] == "holding" and not status["why_not_engageable"]:
+                self._resume()
             time.sleep(POLL_S)
         self.engaged_s = time.monotonic() - start
         self.call("hold")
@@ -182,6 +185,14 @@ class Demo:
             time.sleep(POLL_S)
         view.close()
         self.final = self.look()
+
+    def _resume(self) -> None:
+        """What an operator does after a hold whose cause has cleared: it is counted, and shown."""
+        self.resumes += 1
+        holds = [e["name"] for e in self.events if e["event"] == "fault" and e["active"]]
+        print(f"\nheld by {sorted(set(holds))}, cleared: resume")
+        with contextlib.suppress(DeviceError):  # held again meanwhile: the next look tells
+            self.call("resume")
 
     def _wait_engageable(self) -> None:
         end = time.monotonic() + 20.0
@@ -217,7 +228,7 @@ class Demo:
                 "worst_step_ticks": {k: {"seen": a, "bound": b} for k, (a, b) in wire.worst_step.items()},
                 "violations": list(wire.violations), "recording": str(self.recording),
             },
-            "engaged_s": round(self.engaged_s, 3), "duration_s": round(duration_s, 3),
+            "resumes": self.resumes, "engaged_s": round(self.engaged_s, 3), "duration_s": round(duration_s, 3),
             "commands": self.commands, "versions": versions(),
             "about": "The policy is a small SmolVLA-architecture network trained for minutes on a "
                      "scripted sweep: it shows the runtime, not a skill.",
@@ -240,6 +251,8 @@ class Demo:
             problems.append(f"the arm did not move: {wire.moved_ticks} ticks")
         problems += [f"fault {f['id']} {f['name']} is latched"
                      for f in self.final["faults"] if f["latched"]]
+        if self.resumes > MAX_RESUMES:
+            problems.append(f"held and resumed {self.resumes} times")
         if self.engaged_s < self.options.seconds - 1:
             problems.append(f"engaged for {self.engaged_s:.1f} of {self.options.seconds:g} s")
         servo = self.final["servo"]
@@ -265,7 +278,7 @@ def summary(report: Mapping[str, Any]) -> str:
         "",
         f"verdict       {'OK' if report['ok'] else 'NOT OK'}",
         f"engaged       {report['engaged_s']:.1f} s, covered by actions {covered:.1%}, "
-        f"gaps {execution['gaps']}, starved ticks {starved or 'none'}",
+        f"resumed {report['resumes']} times, gaps {execution['gaps']}, starved ticks {starved or 'none'}",
         f"chunks        accepted {chunks['accepted']}, late {chunks['late']}, stale {chunks['stale']}, "
         f"rejected {chunks['rejected'] or 0}, clamped {chunks['clamped']}",
         f"T_inference   p50 {t['p50']:.1f} ms, p99 {t['p99']:.1f} ms, predicted {t['predicted']:.1f} ms",

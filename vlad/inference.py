@@ -172,8 +172,7 @@ class Inference:
 
     def _observe(self, stage: Stage, request: Request, loaded: Loaded, frames: dict[str, Frame],
                  task: Any) -> _Work:
-        t_state, _, state = self._servo.joint_state()
-        t_obs = t_state // loaded.scheduler.period_ns * loaded.scheduler.period_ns
+        t_obs, _, state = self._servo.joint_state()  # the queue rounds it down to its grid
         age = max(t_obs - frames[name].t_capture_ns for name in loaded.cameras)
         tokens = []
         for index, name in enumerate(loaded.cameras):

@@ -68,9 +68,11 @@ def draw(
     bottom.plot(waiting, [e["t_execution_ms"] for e in chunks if not e["cold"]], "_", color=INK,
                 ms=8, label="T_execution at admission")
     bottom.set_yscale("log")
+    bottom.yaxis.set_major_formatter("{x:g}")
+    bottom.yaxis.set_minor_formatter("")
     bottom.set_ylabel("ms")
     bottom.set_xlabel("s")
-    bottom.legend(loc="upper right", ncols=2, fontsize=8, frameon=False)
+    bottom.legend(loc="lower right", ncols=2, fontsize=8, frameon=False, bbox_to_anchor=(1, 1))
     for axes in (top, bottom):
         axes.grid(color=GRID, lw=0.5)
         axes.set_axisbelow(True)

@@ -75,8 +75,9 @@ class Simulation:
         return View(self.now_ns, seen_ns, epoch, at_rest, last_due_ns)
 
     def _begin(self, request: Request) -> None:
-        period = self.config.action_period_ns
-        t_obs = self.now_ns // period * period
+        t_obs = self.now_ns
+        if not request.cold:  # as the queue rounds it
+            t_obs = t_obs // self.config.action_period_ns * self.config.action_period_ns
         actions = self._policy(t_obs, self.servo.joint_state()[2])
         self._running = (request, t_obs, self.now_ns + self._latency(request), actions)
 
