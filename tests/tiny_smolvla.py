@@ -21,18 +21,20 @@ JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_ro
 DEGREES = JointUnits("degrees", JOINTS, [False] * 5 + [True])
 
 
-def arguments(output: Path, *more: str, data: Path = DATA, units: str = "degrees") -> list[str]:
+def arguments(
+    output: Path, *more: str, data: Path = DATA, units: str = "degrees", vlm: Path | None = None
+) -> list[str]:
     """Command line of `vlad build` for a data directory that make_checkpoint.py wrote."""
     return [
         str(data / "checkpoint"),
-        *("--dataset", str(data / "dataset"), "--vlm", str(data / "vlm")),
+        *("--dataset", str(data / "dataset"), "--vlm", str(vlm or data / "vlm")),
         *("--units", units, "-o", str(output), *more),
     ]
 
 
-def build(output: Path, *more: str, data: Path = DATA) -> Path:
+def build(output: Path, *more: str, data: Path = DATA, vlm: Path | None = None) -> Path:
     """Build a bundle and return its path."""
-    status = main([*arguments(output, *more, data=data), "--force"])
+    status = main([*arguments(output, *more, data=data, vlm=vlm), "--force"])
     assert status == 0
     return output
 

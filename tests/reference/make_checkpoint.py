@@ -27,6 +27,7 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 import numpy as np
 import torch
+from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.datasets.lerobot_dataset import LeRobotDatasetMetadata
 from lerobot.datasets.utils import write_stats
@@ -105,6 +106,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--subsets", action="store_true", help="case i: the first i + 1 cameras")
     parser.add_argument("--frames", default="480x640,240x320,100x60", help="frame sizes, in turn")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--checkpoint", type=Path, help="use this one and write reference.npz only")
+    parser.add_argument("--task", action="append", help="tasks of the cases, in turn")
     return parser.parse_args()
 
 
@@ -156,9 +159,8 @@ def batch_of(saved: dict[str, np.ndarray], case: int, cameras: list[str]) -> dic
     return batch
 
 
-def main() -> None:
-    args = arguments()
-    args.out.mkdir(parents=True, exist_ok=True)
+def create(args: argparse.Namespace, generator: np.random.Generator) -> tuple[SmolVLAPolicy, object, object]:
+    """A new policy with its processors, saved with its dataset's metadata."""
     write_vlm(args.out / "vlm", args.size)
     names = [f"observation.images.camera{i + 1}" for i in range(args.cameras)]
     torch.manual_seed(args.seed)
@@ -168,22 +170,39 @@ def main() -> None:
         sharpen(policy, torch.Generator().manual_seed(args.seed))
     if not args.mixed:
         policy = policy.float()
-
-    generator = np.random.default_rng(args.seed)
     stats = statistics(generator)
     write_dataset(args.out / "dataset", names, stats)
     tensors = {k: {n: torch.from_numpy(np.asarray(v)) for n, v in s.items()} for k, s in stats.items()}
     pre, post = make_pre_post_processors(config, dataset_stats=tensors)
     for part in (policy, pre, post):
         part.save_pretrained(args.out / "checkpoint")
+    return policy, pre, post
 
+
+def load(checkpoint: Path) -> tuple[SmolVLAPolicy, object, object]:
+    """A checkpoint that exists, with its language model in its own `vlm` directory."""
+    config = PreTrainedConfig.from_pretrained(checkpoint)
+    config.vlm_model_name = str(checkpoint / "vlm")
+    policy = SmolVLAPolicy.from_pretrained(checkpoint, config=config).eval().float()
+    tokenizer = {"tokenizer_processor": {"tokenizer_name": config.vlm_model_name}}
+    pre, post = make_pre_post_processors(config, pretrained_path=str(checkpoint), preprocessor_overrides=tokenizer)
+    return policy, pre, post
+
+
+def main() -> None:
+    args = arguments()
+    args.out.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(args.seed)
+    policy, pre, post = load(args.checkpoint) if args.checkpoint else create(args, generator)
+    names = list(policy.config.image_features)
+    tasks = args.task or TASKS
     saved: dict[str, np.ndarray] = {}
     frames = [tuple(int(n) for n in size.split("x")) for size in args.frames.split(",")]
-    shape = (config.chunk_size, config.max_action_dim)
+    shape = (policy.config.chunk_size, policy.config.max_action_dim)
     for case in range(args.cases):
-        cameras = min(case + 1, args.cameras) if args.subsets else args.cameras
+        cameras = min(case + 1, len(names)) if args.subsets else len(names)
         made = observation(cameras, case, frames, generator)
-        made["task"] = np.array(TASKS[case % len(TASKS)])
+        made["task"] = np.array(tasks[case % len(tasks)])
         made["noise"] = generator.standard_normal(shape, dtype=np.float32)
         saved |= {f"{key}_{case}": value for key, value in made.items()}
 

@@ -29,6 +29,11 @@ RECIPES = {
     # case i sees i + 1 cameras; tasks alternate between a short and a long one
     "full": (*("--size", "full", "--cameras", "3", "--subsets", "--cases", "3", "--mixed", "--sharp"),),
 }
+SWEEP = ROOT / "assets/sweep"
+RECIPES["sweep"] = (
+    *("--checkpoint", str(SWEEP / "checkpoint"), "--frames", "240x320"),
+    *("--task", "Sweep the arm over the table.", "--task", "Wave the gripper."),
+)
 LIMIT = 1e-4
 
 
@@ -73,6 +78,14 @@ def test_small_policies_equal_lerobot(name: str, tmp_path: Path) -> None:
     shortest = min(len(t.token_ids) for t in policy.bundle.manifest.tasks)
     assert shortest < 10
     assert longest > 30
+
+
+def test_the_shipped_trained_policy_equals_lerobot(tmp_path: Path) -> None:
+    made = tiny_smolvla.reference(checkpoint("sweep"))
+    path = tiny_smolvla.build(tmp_path / "p.vlad", data=SWEEP, vlm=SWEEP / "checkpoint/vlm")
+    policy = Policy(bundles.load(path))
+    for case in (0, 1):
+        compare(policy, made, case)
 
 
 @pytest.mark.slow

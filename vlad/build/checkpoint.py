@@ -67,10 +67,12 @@ def read_checkpoint(path: Path, *, vlm: Path | None = None, tokenizer: Path | No
     constants = vlm_constants(name, directory)
     architecture = read_architecture(path / "config.json", config, weights, constants)
     state, action, rename = _normalisation(path, architecture)
+    notes: tuple[str, ...] = ()
     if not architecture.vision_in_bfloat16:
-        notes: tuple[str, ...] = ("the vision encoder was not trained in bfloat16 (load_vlm_weights is false)",)
-    else:
-        notes = ()
+        notes = (
+            "vision ran in float32 in training (load_vlm_weights is false): if that was with transformers 4.55.1 to "
+            "4.57, which number the patches wrongly then, build with --position-ids transformers-4.57-float32",
+        )
     return Checkpoint(
         path=path,
         weights=weights,
