@@ -184,8 +184,9 @@ static uint64_t why_not(struct vlad_servo *servo, enum vlad_reaction reaction)
     int n = servo->config.gate.limits.n_joints;
     uint64_t why = atomic_load_explicit(&servo->refusals, memory_order_acquire);
 
-    if (!servo->ops || servo->seen_joints != (1u << n) - 1)
-        why |= VLAD_WHY_BUS;
+    if (!servo->ops || servo->seen_joints != (1u << n) - 1 ||
+        (!servo->torque_on && servo->now.arm.answered != (1u << n) - 1))
+        why |= VLAD_WHY_BUS; /* without torque the pose must be of this very tick */
     else if (beyond_limits(servo, servo->torque_on ? servo->written_nu
                                                    : servo->now.arm.position_nu))
         why |= VLAD_WHY_LIMITS;
@@ -215,13 +216,18 @@ static void refuse(struct vlad_servo *servo, uint32_t request, uint64_t why)
     emit(servo, VLAD_EV_REFUSED, request, (int64_t)why, 0);
 }
 
+static void take_pose(struct vlad_servo *servo)
+{
+    memcpy(servo->written_nu, servo->now.arm.position_nu, sizeof servo->written_nu);
+    vlad_trajectory_reset(&servo->trajectory, servo->written_nu);
+}
+
 /* From READY nothing holds the arm yet: its present pose becomes the command, then torque. */
 static void take_hold(struct vlad_servo *servo)
 {
     if (servo->torque_on)
         return;
-    memcpy(servo->written_nu, servo->now.arm.position_nu, sizeof servo->written_nu);
-    vlad_trajectory_reset(&servo->trajectory, servo->written_nu);
+    take_pose(servo);
     set_torque(servo, true);
 }
 
@@ -460,6 +466,8 @@ static void write_torque(struct vlad_servo *servo, int64_t now_ns)
 
     if (servo->torque_repeats == 0 || !servo->ops)
         return;
+    if (servo->torque_wanted && !servo->torque_on)
+        take_pose(servo); /* a limp arm may have sagged since the last try */
     before_ns = servo->ops->now_ns(servo->arm);
     rc = servo->ops->torque(servo->arm, now_ns + servo->config.period_ns, all,
                             servo->torque_wanted, servo->written_nu);

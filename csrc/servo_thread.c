@@ -15,20 +15,22 @@ static void sleep_until(int64_t t_ns)
         ;
 }
 
+/* How many of the ticks after the one due at due_ns have begun when that one is done. */
+static int64_t missed_periods(const struct vlad_servo *servo, int64_t due_ns, int64_t done_ns)
+{
+    int64_t late_ns = done_ns - due_ns - servo->config.period_ns;
+
+    return late_ns > 0 ? late_ns / servo->config.period_ns + 1 : 0;
+}
+
 /* A late wake-up skips whole periods: no burst to catch up, and still one step per tick. */
 static int64_t next_period(struct vlad_servo *servo, int64_t due_ns, int64_t done_ns)
 {
-    int64_t period_ns = servo->config.period_ns;
+    int64_t missed = missed_periods(servo, due_ns, done_ns);
 
-    due_ns += period_ns;
-    if (done_ns > due_ns) {
-        int64_t skipped = (done_ns - due_ns) / period_ns + 1;
-
-        servo->now.counters.overruns++;
-        servo->now.counters.skipped_periods += (uint64_t)skipped;
-        due_ns += skipped * period_ns;
-    }
-    return due_ns;
+    servo->now.counters.overruns += missed > 0;
+    servo->now.counters.skipped_periods += (uint64_t)missed;
+    return due_ns + (1 + missed) * servo->config.period_ns;
 }
 
 /* What the new thread tells its starter before the first tick. */
@@ -63,7 +65,8 @@ static void *run(void *ctx)
 
 void vlad_servo_simulate(struct vlad_servo *servo, struct vlad_memory_arm *arm, int64_t until_ns)
 {
-    int64_t due_ns = servo->now.t_ns + servo->config.period_ns;
+    int64_t missed = missed_periods(servo, servo->now.t_ns, arm->now_ns); /* booked already */
+    int64_t due_ns = servo->now.t_ns + (1 + missed) * servo->config.period_ns;
 
     while (due_ns <= until_ns) {
         arm->now_ns = due_ns;
