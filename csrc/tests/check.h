@@ -5,7 +5,7 @@
 #include <stdio.h>  /* the report */
 #include <stdlib.h> /* exit */
 
-static int check_count;
+static _Atomic int check_count; /* any thread may check */
 
 #define CHECK(condition)                                                              \
     do {                                                                              \

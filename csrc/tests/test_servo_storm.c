@@ -8,7 +8,7 @@
 static struct vlad_servo_report before;
 static int64_t velocity_nu[JOINTS];
 static int torqueless; /* ticks engaged without torque and without an excuse */
-static struct { int parked, lost, engaged, covered_gaps, wire; } met;
+static struct { int parked, lost, covered_gaps; } met;
 
 static bool one_in(int n)
 {
