@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+
+os.environ.setdefault("MUJOCO_GL", "osmesa")  # read when mujoco is first imported
 
 import numpy as np
 import pytest
