@@ -87,19 +87,24 @@ static void take_adoption(struct vlad_servo *servo)
     servo->write_failures = 0;
     servo->torque_repeats = 0; /* they were meant for the old bus */
     servo->retry = false;
-    servo->parking = false;
+    servo->parking = servo->commanded = servo->returned = false;
     atomic_store_explicit(&servo->adoption_ready, 0, memory_order_release);
     enter(servo, servo->watchdog.latched ? VLAD_FAULTED : VLAD_READY);
 }
 
-/* Rows 15 and 16: the bus is gone. The servos hold the last goal, at most one step away. */
-static uint64_t lose_bus(struct vlad_servo *servo)
+/* The servos hold the last goal, at most one step away, until the supervisor has opened the bus
+ * anew and read what holds them. */
+static void release_bus(struct vlad_servo *servo)
 {
     servo->ops = NULL;
     servo->parking = false;
     vlad_trajectory_reset(&servo->trajectory, servo->written_nu);
     enter(servo, VLAD_OFFLINE);
-    return BIT(VLAD_F_SERIAL_UNPLUGGED);
+}
+
+static bool silent_for_long(const struct vlad_servo *servo, int joint)
+{
+    return (int64_t)servo->missed_run[joint] * servo->config.period_ns >= servo->config.silent_ns;
 }
 
 /* Reads the arm and returns the faults that its answer shows. */
@@ -120,13 +125,15 @@ static uint64_t read_arm(struct vlad_servo *servo, int64_t now_ns)
     now->counters.reads++;
     if (rc) {
         now->counters.read_errors++;
-        return lose_bus(servo);
+        release_bus(servo);
+        return BIT(VLAD_F_SERIAL_UNPLUGGED);
     }
     servo->seen_joints |= now->arm.answered;
     for (int j = 0; j < n; j++) {
         uint32_t bit = 1u << j;
 
         if (now->arm.answered & bit) {
+            servo->returned |= silent_for_long(servo, j);
             servo->missed_run[j] = servo->corrupt_run[j] = 0;
             status |= now->arm.status[j];
             if (servo->config.park_c && now->arm.temperature_c[j] >= servo->config.park_c)
@@ -144,13 +151,14 @@ static uint64_t read_arm(struct vlad_servo *servo, int64_t now_ns)
         } else {
             now->counters.missed[j]++;
             servo->missed_run[j]++;
-            silent += (int64_t)servo->missed_run[j] * servo->config.period_ns >=
-                      servo->config.silent_ns;
+            silent += silent_for_long(servo, j);
         }
     }
-    if (silent == n)
-        faults |= BIT(VLAD_F_SERVO_SUPPLY_LOST);
-    else if (silent)
+    if (silent == n) { /* row 44: without power they forget torque and goals */
+        release_bus(servo);
+        return BIT(VLAD_F_SERVO_SUPPLY_LOST);
+    }
+    if (silent)
         faults |= BIT(VLAD_F_SERVO_SILENT);
     if (status & VLAD_STATUS_OVERLOAD)
         faults |= BIT(VLAD_F_SERVO_OVERLOAD);
@@ -237,6 +245,9 @@ static void engage(struct vlad_servo *servo, uint32_t request, enum vlad_reactio
     bool from_here = servo->mode == VLAD_HOLDING ||
                      (servo->mode == VLAD_READY && request == VLAD_REQ_ENGAGE);
 
+    if (request == VLAD_REQ_RESUME && !servo->resumable)
+        from_here = false;
+
     if (servo->mode == VLAD_ENGAGED)
         return;
     if (why || !from_here) {
@@ -244,6 +255,7 @@ static void engage(struct vlad_servo *servo, uint32_t request, enum vlad_reactio
         return;
     }
     take_hold(servo);
+    servo->commanded = servo->resumable = true;
     servo->now.epoch++;
     servo->now.counters.engagements++;
     servo->read_at_ns = INT64_MIN;
@@ -276,17 +288,22 @@ static void halt(struct vlad_servo *servo)
         enter(servo, VLAD_STOPPING);
 }
 
-/* PARK sweeps the arm to the rest pose, so an operator's hold ends it until the next clear. */
+/* PARK sweeps the arm to the rest pose: an operator's hold ends it until a clear has left nothing
+ * latched, and on a bus that was opened anew no fault parks before the operator has moved the arm. */
 static void park(struct vlad_servo *servo, uint32_t requests, enum vlad_reaction reaction)
 {
     bool asked = requests & VLAD_REQ_PARK;
 
-    if (requests & VLAD_REQ_CLEAR || asked)
+    if ((requests & VLAD_REQ_CLEAR && !servo->watchdog.latched) || asked)
         servo->park_inhibited = false;
     if (requests & VLAD_REQ_HOLD)
         servo->park_inhibited = true;
-    if (!asked && (reaction != VLAD_PARK || servo->park_inhibited))
+    if (!asked && (reaction != VLAD_PARK || servo->park_inhibited || !servo->commanded))
         return;
+    if (asked && reaction == VLAD_HOLD) {
+        refuse(servo, VLAD_REQ_PARK, servo->watchdog.latched ? VLAD_WHY_LATCHED : VLAD_WHY_FAULT);
+        return;
+    }
     if (!servo->config.has_rest_pose || !servo->ops || !servo->torque_on ||
         !servo->torque_wanted) {
         if (asked)
@@ -295,7 +312,7 @@ static void park(struct vlad_servo *servo, uint32_t requests, enum vlad_reaction
     }
     if (servo->mode == VLAD_STOPPING && !servo->parking && !asked)
         return; /* a fault parks only once the arm has stopped */
-    servo->parking = true;
+    servo->parking = servo->commanded = true;
     enter(servo, VLAD_STOPPING);
 }
 
@@ -326,13 +343,18 @@ static void decide(struct vlad_servo *servo, uint32_t requests, enum vlad_reacti
         limp(servo);
         return;
     }
-    if (requests & VLAD_REQ_HOLD || (reaction >= VLAD_HOLD && !servo->parking))
+    if (requests & VLAD_REQ_HOLD ||
+        (reaction >= VLAD_HOLD && !(servo->parking && reaction == VLAD_PARK)))
         halt(servo);
     park(servo, requests, reaction);
     if (servo->mode == VLAD_FAULTED && !servo->watchdog.latched)
         enter(servo, !servo->ops ? VLAD_OFFLINE : servo->torque_on ? VLAD_HOLDING : VLAD_READY);
     if (servo->watchdog.latched && servo->mode != VLAD_FAULTED && !moving_mode(servo))
         enter(servo, VLAD_FAULTED);
+    if (servo->watchdog.latched || !servo->ops)
+        servo->resumable = false; /* `clear`, then `engage` */
+    if (servo->returned && servo->mode == VLAD_FAULTED)
+        release_bus(servo); /* a servo that was away may have lost its power, and so its torque */
     if (requests & VLAD_REQ_RESUME)
         engage(servo, VLAD_REQ_RESUME, reaction);
     else if (requests & VLAD_REQ_ENGAGE)
@@ -454,7 +476,7 @@ static void write_goals(struct vlad_servo *servo, int64_t now_ns)
         }
     }
     counters->write_errors++;
-    lose_bus(servo);
+    release_bus(servo);
     vlad_watchdog_pulse(&servo->watchdog, VLAD_F_SERIAL_UNPLUGGED);
 }
 
@@ -584,12 +606,14 @@ void vlad_servo_tick(struct vlad_servo *servo, int64_t now_ns, int64_t late_ns)
     uint64_t own, changed = 0;
     uint32_t requests;
     enum vlad_reaction reaction;
+    /* A stall inside a tick skips periods, so the next wake-up is not late: the gap tells. */
+    int64_t gap_ns = now->counters.ticks ? now_ns - now->t_ns - servo->config.period_ns : 0;
 
     now->t_ns = now_ns;
     now->counters.ticks++;
     vlad_histogram_add(&now->wake, late_ns);
     vlad_watchdog_beat(&servo->watchdog, VLAD_STAGE_SERVO, now_ns);
-    if (late_ns > servo->config.overrun_hold_ns)
+    if (late_ns > servo->config.overrun_hold_ns || gap_ns > servo->config.overrun_hold_ns)
         vlad_watchdog_pulse(&servo->watchdog, VLAD_F_SERVO_DEADLINE_MISSED);
 
     take_adoption(servo);

@@ -72,7 +72,7 @@ struct vlad_servo_config {
     int64_t read_budget_ns;           /* a read never costs more */
     int64_t unit_nu[VLAD_MAX_JOINTS]; /* nano-units of one encoder tick */
     int64_t silent_ns;                /* a servo silent for so long latches (50 ms) */
-    int64_t overrun_hold_ns;          /* a wake-up later than this is a HOLD (50 ms) */
+    int64_t overrun_hold_ns;          /* a tick later than this is a HOLD (50 ms) */
     bool has_rest_pose;
     int64_t rest_nu[VLAD_MAX_JOINTS];
     int park_permille;                /* speed of PARK, of v_max */
@@ -161,6 +161,9 @@ struct vlad_servo {
     struct vlad_servo_report now;  /* the report being built */
     enum vlad_mode mode;
     bool torque_on, parking, park_inhibited, retry, at_rest;
+    bool commanded; /* the operator has set the arm in motion since this bus was adopted */
+    bool resumable; /* nothing has been latched since the last engagement */
+    bool returned;  /* a servo that was silent for long answers again */
     int torque_repeats, torque_tries;
     bool torque_wanted;
     int write_failures;

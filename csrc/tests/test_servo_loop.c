@@ -194,7 +194,8 @@ static void test_lowest_authority(void)
     CHECK_EQ(event.a, VLAD_REQ_PARK | VLAD_REQ_RESUME | VLAD_REQ_ENGAGE);
 }
 
-/* A hot servo parks the arm, unless an operator's hold came: then not before the next clear. */
+/* A hot servo parks the arm, unless an operator's hold came: then a clear that clears nothing does
+ * not set the arm in motion, only the operator's own park does. */
 static void test_hold_inhibits_parking(void)
 {
     begin_moving();
@@ -209,11 +210,109 @@ static void test_hold_inhibits_parking(void)
     CHECK(seen.torque_on);
     ask(VLAD_REQ_CLEAR);
     ticks(2);
+    CHECK(!seen.parking);
+    ask(VLAD_REQ_PARK);
     CHECK(seen.parking);
     ticks(500);
     CHECK(!seen.torque_on);
     for (int j = 0; j < JOINTS; j++)
         CHECK_EQ(seen.goal_nu[j], rig.config.rest_nu[j]);
+}
+
+/* Row 30 and I2: what would hold an engaged arm holds one on its way to the rest pose too. */
+static void test_faults_end_an_operators_park(void)
+{
+    struct vlad_event event;
+    int64_t goal_nu[JOINTS];
+
+    begin_moving();
+    ask(VLAD_REQ_HOLD);
+    ticks(40);
+    ask(VLAD_REQ_PARK);
+    ticks(20);
+    CHECK(seen.parking);
+    vlad_watchdog_hold(&rig.watchdog, VLAD_F_THREAD_DIED, true);
+    ticks(1);
+    CHECK(!seen.parking);
+    ticks(31);
+    CHECK_EQ(seen.mode, VLAD_FAULTED);
+    memcpy(goal_nu, seen.goal_nu, sizeof goal_nu);
+    ask(VLAD_REQ_PARK);
+    CHECK(next_of(VLAD_EV_REFUSED, &event));
+    CHECK_EQ(event.b, VLAD_WHY_LATCHED);
+    ticks(40);
+    CHECK(memcmp(goal_nu, seen.goal_nu, sizeof goal_nu) == 0);
+    CHECK(seen.torque_on);
+}
+
+/* A bus that was opened anew, at start or later, is not parked by a fault. */
+static void test_a_new_bus_is_not_parked(void)
+{
+    int64_t pose_nu[JOINTS] = { 0 };
+    uint64_t writes;
+
+    begin_moving();
+    arm.memory.temperature_c = 75;
+    ticks(40);
+    CHECK(seen.parking);
+    arm.memory.read_error = -EIO;
+    ticks(2);
+    CHECK(!seen.bus_up);
+    arm.memory.read_error = 0;
+    writes = seen.counters.writes;
+    CHECK_EQ(adopt(pose_nu, true), 0);
+    ticks(100);
+    CHECK_EQ(seen.mode, VLAD_FAULTED);
+    CHECK_EQ(seen.counters.writes, writes);
+}
+
+/* `resume` leaves an unlatched hold; after a latched fault it takes `clear`, then `engage`. */
+static void test_resume(void)
+{
+    for (int latch = 0; latch < 2; latch++) {
+        begin_moving();
+        vlad_watchdog_pulse(&rig.watchdog, latch ? VLAD_F_SUSPENDED : VLAD_F_FRAME_BAD);
+        ticks(150);
+        CHECK_EQ(seen.mode, latch ? VLAD_FAULTED : VLAD_HOLDING);
+        ask(VLAD_REQ_CLEAR);
+        CHECK_EQ(seen.mode, VLAD_HOLDING);
+        ask(VLAD_REQ_RESUME);
+        CHECK_EQ(seen.mode, latch ? VLAD_HOLDING : VLAD_ENGAGED);
+        ask(VLAD_REQ_ENGAGE);
+        CHECK_EQ(seen.mode, VLAD_ENGAGED);
+    }
+}
+
+/* Rows 19 and 44: servos that come back may have lost their power, and with it their torque. The bus
+ * is given up, so that the supervisor reads anew what holds them. */
+static void test_servos_that_come_back_are_adopted_anew(void)
+{
+    int64_t pose_nu[JOINTS];
+    uint64_t writes;
+
+    for (int all = 0; all < 2; all++) {
+        begin_moving();
+        arm.memory.silent = all ? ALL : 2;
+        ticks(60);
+        CHECK_EQ(seen.mode, VLAD_FAULTED);
+        CHECK_EQ(seen.latched, bit(all ? VLAD_F_SERVO_SUPPLY_LOST : VLAD_F_SERVO_SILENT));
+        CHECK_EQ(seen.bus_up, !all);
+        arm.memory.silent = 0;
+        ticks(60);
+        CHECK(!seen.bus_up);
+        writes = seen.counters.writes;
+        memcpy(pose_nu, arm.memory.present_nu, sizeof pose_nu);
+        CHECK_EQ(adopt(pose_nu, false), 0);
+        ticks(5);
+        ask(VLAD_REQ_CLEAR);
+        CHECK_EQ(seen.mode, VLAD_READY);
+        ticks(5);
+        CHECK_EQ(seen.counters.writes, writes);
+        ask(VLAD_REQ_ENGAGE); /* the judge: power comes with the present pose */
+        ticks(5);
+        CHECK_EQ(seen.mode, VLAD_ENGAGED);
+        CHECK(seen.torque_on);
+    }
 }
 
 static void test_refusals_and_causes(void)
@@ -344,6 +443,21 @@ static void test_overrun(void)
     CHECK_EQ(seen.compute.max_ns, 0); /* no time is both */
 }
 
+/* Row 24: the time goes by inside a tick, so the next one wakes up on time. */
+static void test_a_stall_inside_a_tick_holds(void)
+{
+    for (int late = 0; late < 2; late++) {
+        begin_moving();
+        arm.memory.bus_ns = (late ? 56 : 40) * MS; /* and a quarter of it for the write */
+        ticks(1);
+        arm.memory.bus_ns = 0;
+        ticks(10);
+        CHECK_EQ(seen.wake.max_ns, 0);
+        CHECK_EQ(seen.mode, late ? VLAD_STOPPING : VLAD_ENGAGED);
+        CHECK_EQ(seen.active, late ? bit(VLAD_F_SERVO_DEADLINE_MISSED) : 0);
+    }
+}
+
 static void test_policy_timing(void)
 {
     begin_moving();
@@ -371,11 +485,16 @@ int main(void)
     test_new_bus_gets_no_old_torque();
     test_lowest_authority();
     test_hold_inhibits_parking();
+    test_faults_end_an_operators_park();
+    test_a_new_bus_is_not_parked();
+    test_resume();
+    test_servos_that_come_back_are_adopted_anew();
     test_refusals_and_causes();
     test_last_checks();
     test_servo_health();
     test_events_overflow();
     test_overrun();
+    test_a_stall_inside_a_tick_holds();
     test_policy_timing();
     CHECK_DONE();
 }
