@@ -125,6 +125,9 @@ static void check_modes(uint32_t requests, uint64_t bus_commands)
         CHECK(seen.mode != VLAD_ENGAGED);
     if (requests & (VLAD_REQ_HOLD | VLAD_REQ_LIMP))
         CHECK(!seen.parking);
+    CHECK(!seen.parking || seen.reaction < VLAD_HOLD || seen.reaction == VLAD_PARK);
+    if (before.epoch != seen.epoch)
+        CHECK(before.mode != VLAD_FAULTED); /* `clear`, then `engage` */
     if (requests & VLAD_REQ_LIMP)
         CHECK(!seen.bus_up || !rig.torque_wanted);
     if (seen.latched && seen.bus_up)
