@@ -62,6 +62,8 @@ class OnnxRuntimeSession:
     ) -> None:
         import onnxruntime as ort
 
+        if threads.count < 1:
+            raise ConfigError(f"block {block.name}: {threads.count} threads; at least one is needed")
         if provider not in ort.get_available_providers():
             raise ConfigError(
                 f"block {block.name}: execution provider {provider} is not in this ONNX Runtime "

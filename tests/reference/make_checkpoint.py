@@ -106,29 +106,38 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--subsets", action="store_true", help="case i: the first i + 1 cameras")
     parser.add_argument("--frames", default="480x640,240x320,100x60", help="frame sizes, in turn")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--attention", default="cross_attn", help="attention_mode")
+    parser.add_argument("--every", type=int, default=2, help="self_attn_every_n_layers")
+    parser.add_argument("--layers", type=int, help="num_vlm_layers, where not the size's own")
+    parser.add_argument("--chunk", type=int, help="chunk_size, where not the size's own")
+    parser.add_argument("--steps", type=int, default=10, help="num_steps")
     parser.add_argument("--checkpoint", type=Path, help="use this one and write reference.npz only")
     parser.add_argument("--task", action="append", help="tasks of the cases, in turn")
     return parser.parse_args()
 
 
-def configuration(size: str, cameras: list[str], vlm: Path) -> SmolVLAConfig:
+def configuration(args: argparse.Namespace, cameras: list[str]) -> SmolVLAConfig:
+    size = args.size
     side = {"full": 512, "small": 64, "tiny": 32}[size]
-    actions = 50 if size == "full" else 8
+    actions = args.chunk or (50 if size == "full" else 8)
     return SmolVLAConfig(
         input_features={"observation.state": PolicyFeature(FeatureType.STATE, (6,))}
         | {name: PolicyFeature(FeatureType.VISUAL, (3, 256, 256)) for name in cameras},
         output_features={"action": PolicyFeature(FeatureType.ACTION, (6,))},
-        vlm_model_name=str(vlm),
+        vlm_model_name=str(args.out / "vlm"),
         load_vlm_weights=False,
         device="cpu",
         pad_language_to="max_length",
         prefix_length=0,
         num_expert_layers=0,
-        num_vlm_layers={"full": 16, "small": 4, "tiny": 3}[size],
+        num_vlm_layers=args.layers or {"full": 16, "small": 4, "tiny": 3}[size],
         resize_imgs_with_padding=(side, side),
         chunk_size=actions,
         n_action_steps=actions,
         expert_width_multiplier=0.5 if size == "tiny" else 0.75,
+        attention_mode=args.attention,
+        self_attn_every_n_layers=args.every,
+        num_steps=args.steps,
     )
 
 
@@ -164,7 +173,7 @@ def create(args: argparse.Namespace, generator: np.random.Generator) -> tuple[Sm
     write_vlm(args.out / "vlm", args.size)
     names = [f"observation.images.camera{i + 1}" for i in range(args.cameras)]
     torch.manual_seed(args.seed)
-    config = configuration(args.size, names, args.out / "vlm")
+    config = configuration(args, names)
     policy = SmolVLAPolicy(config).eval()
     if args.size != "full" or args.sharp:
         sharpen(policy, torch.Generator().manual_seed(args.seed))

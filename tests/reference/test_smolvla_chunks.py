@@ -6,6 +6,7 @@ reference`); checkpoints are made once and kept in build/reference/checkpoints.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from tests import tiny_smolvla
 from vlad import bundle as bundles
+from vlad.build.checkpoint import read_checkpoint
 from vlad.observation import ImagePreprocessor
 from vlad.policy import Policy
 
@@ -26,6 +28,10 @@ RECIPES = {
     "small-1": ("--size", "small", "--cameras", "1", "--seed", "1"),
     "small-2": ("--size", "small", "--cameras", "2", "--seed", "2", "--mixed"),
     "small-3": ("--size", "small", "--cameras", "3", "--seed", "3"),
+    # other arrangements of the expert's layers, chunk lengths and flow steps
+    "all-cross": (*("--size", "small", "--every", "0"), *("--layers", "3", "--chunk", "13")),
+    "every-third": (*("--size", "small", "--every", "3"), *("--steps", "4", "--cameras", "2")),
+    "all-self": ("--size", "small", "--attention", "self_attn", "--layers", "2"),
     # case i sees i + 1 cameras; tasks alternate between a short and a long one
     "full": (*("--size", "full", "--cameras", "3", "--subsets", "--cases", "3", "--mixed", "--sharp"),),
 }
@@ -64,7 +70,7 @@ def compare(policy: Policy, made: dict[str, np.ndarray], case: int) -> None:
     assert np.abs(degrees - made[f"chunk_{case}"]).max() <= LIMIT * spread
 
 
-@pytest.mark.parametrize("name", ["small-1", "small-2", "small-3"])
+@pytest.mark.parametrize("name", ["small-1", "small-2", "small-3", "all-cross", "every-third", "all-self"])
 def test_small_policies_equal_lerobot(name: str, tmp_path: Path) -> None:
     data = checkpoint(name)
     made = tiny_smolvla.reference(data)
@@ -86,6 +92,18 @@ def test_the_shipped_trained_policy_equals_lerobot(tmp_path: Path) -> None:
     policy = Policy(bundles.load(path))
     for case in (0, 1):
         compare(policy, made, case)
+
+
+def test_published_constants_are_those_of_the_published_configuration(tmp_path: Path) -> None:
+    data = checkpoint("full")
+    for file in (data / "checkpoint").iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").unlink()
+    config["vlm_model_name"] = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    by_name = read_checkpoint(tmp_path, tokenizer=data / "vlm/tokenizer.json")
+    assert by_name.architecture == read_checkpoint(data / "checkpoint", vlm=data / "vlm").architecture
 
 
 @pytest.mark.slow

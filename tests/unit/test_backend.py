@@ -62,6 +62,11 @@ def test_affinity_must_name_every_pool_thread(bundle: Bundle, affinity: tuple[in
         load_block(bundle, "context", Threads(count=3, affinity=affinity))
 
 
+def test_no_threads_is_not_all_cores(bundle: Bundle) -> None:
+    with pytest.raises(ConfigError, match="at least one"):
+        load_block(bundle, "context", Threads(count=0))
+
+
 def test_a_provider_that_is_not_there_is_an_error(bundle: Bundle) -> None:
     with pytest.raises(ConfigError, match="NeutronExecutionProvider is not in this ONNX Runtime"):
         OnnxRuntimeSession(bundle, bundle.block("vision"), Threads(), provider="NeutronExecutionProvider")

@@ -120,7 +120,7 @@ def tokenised_tasks(checkpoint: Checkpoint, facts: Facts) -> tuple[list[Task], P
         raise BundleError(
             f"the tokenizer of {checkpoint.vlm_name!r} is needed to tokenise the tasks: give its "
             "tokenizer.json with "
-            "--tokenizer, or its directory with --vlm"
+            "--tokenizer, or its directory with --vlm (training keeps a copy under ~/.cache/huggingface/hub)"
         )
     vocabulary = checkpoint.weights.shape(EMBEDDING)[0]
     tasks = []
