@@ -91,7 +91,7 @@ def test_f38_a_block_that_changed_is_refused(bundle: Path, tmp_path: Path) -> No
     data = bytearray(block.read_bytes())
     data[len(data) // 2] ^= 1
     block.write_bytes(bytes(data))
-    with pytest.raises(BundleError, match="sha256|hash"):
+    with pytest.raises(BundleError, match=r"sha256|hash"):
         load(bad, config_with(tmp_path, cameras_of(bundle)), LOOKAHEAD_NS)
 
 
