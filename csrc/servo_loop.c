@@ -84,6 +84,7 @@ static void take_adoption(struct vlad_servo *servo)
     memset(servo->missed_run, 0, sizeof servo->missed_run);
     memset(servo->corrupt_run, 0, sizeof servo->corrupt_run);
     servo->seen_joints = 0;
+    servo->now.adoptions++;
     servo->write_failures = 0;
     servo->torque_repeats = 0; /* they were meant for the old bus */
     servo->retry = false;

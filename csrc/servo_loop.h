@@ -127,6 +127,7 @@ struct vlad_servo_report {
     struct vlad_servo_counters counters;
     struct vlad_histogram wake, compute, bus;
     uint64_t handled;            /* requests handled so far: see vlad_servo_request() */
+    uint64_t adoptions;          /* buses taken over so far; bus_up is that of the newest */
 };
 
 /* The word that tells the loop to take over a new bus, or none. */

@@ -18,10 +18,9 @@ from vlad.camera import Backoff
 from vlad.config import Config
 from vlad.errors import DeviceError
 from vlad.safe_stop import write_state
-from vlad.servo import MS, Servo, now_ns
+from vlad.servo import MS, Servo
 
 BRINGUP_TIMEOUT_NS = 20 * MS
-SETTLE_NS = 100 * MS  # after adopting: the loop needs a tick to take it
 
 
 class ArmLink:
@@ -32,7 +31,7 @@ class ArmLink:
         self._servo = servo
         self._port: Port | None = None
         self._backoff = Backoff()
-        self._adopted_ns = 0
+        self._handed_over = 0  # buses, to the loop
         self._past: dict[str, int] = {}  # counters of the ports before this one
         self._log = structlog.get_logger("vlad.arm_link")
         self.reopened = 0
@@ -63,7 +62,7 @@ class ArmLink:
             port.close()
             raise
         self._port = port
-        self._adopted_ns = now_ns()
+        self._handed_over += 1
         self._report(found, port)
 
     def _leave_state(self) -> None:
@@ -85,8 +84,9 @@ class ArmLink:
 
     def poll(self, now: int) -> None:
         """Reopens a lost bus, with a back-off. The fault that took it stays latched."""
-        if now - self._adopted_ns < SETTLE_NS or self._servo.report()["bus_up"]:
-            return
+        report = self._servo.report()
+        if report["bus_up"] or report["adoptions"] < self._handed_over:
+            return  # in use, or about to be: its descriptor must stay open
         if not self._backoff.due(now):
             return
         try:

@@ -160,7 +160,6 @@ cdef class Servo:
     cdef int n
     cdef object _arm
     cdef bint _started
-    cdef vlad_servo_report _report
 
     def __cinit__(self):
         cdef size_t size = (sizeof(vlad_servo) + 4095) & ~(<size_t>4095)
@@ -352,7 +351,8 @@ cdef class Servo:
 
     def joint_state(self):
         """(t_ns, answered mask, positions float64[n_joints]) of the newest reading."""
-        cdef vlad_servo_report *r = &self._report
+        cdef vlad_servo_report read
+        cdef vlad_servo_report *r = &read
         vlad_servo_read(self.c, r)
         out = np.empty(self.n)
         for j in range(self.n):
@@ -361,7 +361,8 @@ cdef class Servo:
 
     def queue_view(self):
         """(t_ns, mode, epoch or 0, at_rest, last_due_ns or None, depth, t_execution_ns, why_not)."""
-        cdef vlad_servo_report *r = &self._report
+        cdef vlad_servo_report read
+        cdef vlad_servo_report *r = &read
         vlad_servo_read(self.c, r)
         engaged = MODES[r.mode] == "engaged"
         empty = not engaged or r.queue_depth == 0
@@ -370,7 +371,8 @@ cdef class Servo:
                 0 if empty else r.t_execution_ns, r.why_not)
 
     def report(self):
-        cdef vlad_servo_report *r = &self._report
+        cdef vlad_servo_report read
+        cdef vlad_servo_report *r = &read
         cdef vlad_servo_counters *k = &r.counters
         vlad_servo_read(self.c, r)
         n = self.n
@@ -416,7 +418,7 @@ cdef class Servo:
                 "refused_requests": k.refused_requests,
             },
             "wake_us": _histogram(&r.wake), "compute_us": _histogram(&r.compute),
-            "bus_us": _histogram(&r.bus), "handled": r.handled,
+            "bus_us": _histogram(&r.bus), "handled": r.handled, "adoptions": r.adoptions,
         }
 
     def next_event(self):

@@ -143,7 +143,7 @@ cdef extern from "servo_loop.h" nogil:
         vlad_arm_state arm
         vlad_servo_counters counters
         vlad_histogram wake, compute, bus
-        uint64_t handled
+        uint64_t handled, adoptions
     struct vlad_servo:
         vlad_watchdog watchdog
         vlad_trajectory trajectory
