@@ -193,9 +193,8 @@ static uint64_t why_not(struct vlad_servo *servo, enum vlad_reaction reaction)
     int n = servo->config.gate.limits.n_joints;
     uint64_t why = atomic_load_explicit(&servo->refusals, memory_order_acquire);
 
-    if (!servo->ops || servo->seen_joints != (1u << n) - 1 ||
-        (!servo->torque_on && servo->now.arm.answered != (1u << n) - 1))
-        why |= VLAD_WHY_BUS; /* without torque the pose must be of this very tick */
+    if (!servo->ops || servo->seen_joints != (1u << n) - 1)
+        why |= VLAD_WHY_BUS;
     else if (beyond_limits(servo, servo->torque_on ? servo->written_nu
                                                    : servo->now.arm.position_nu))
         why |= VLAD_WHY_LIMITS;
@@ -485,15 +484,17 @@ static void write_torque(struct vlad_servo *servo, int64_t now_ns)
 {
     uint32_t all = (1u << servo->config.gate.limits.n_joints) - 1;
     int64_t before_ns;
-    int rc;
+    bool power = servo->torque_wanted && !servo->torque_on;
+    int rc = -EAGAIN;
 
     if (servo->torque_repeats == 0 || !servo->ops)
         return;
-    if (servo->torque_wanted && !servo->torque_on)
+    if (power)
         take_pose(servo); /* a limp arm may have sagged since the last try */
     before_ns = servo->ops->now_ns(servo->arm);
-    rc = servo->ops->torque(servo->arm, now_ns + servo->config.period_ns, all,
-                            servo->torque_wanted, servo->written_nu);
+    if (!power || servo->now.arm.answered == all) /* power comes with a pose of this very tick */
+        rc = servo->ops->torque(servo->arm, now_ns + servo->config.period_ns, all,
+                                servo->torque_wanted, servo->written_nu);
     servo->bus_ns += servo->ops->now_ns(servo->arm) - before_ns;
     if (rc) {
         if (++servo->torque_tries == TORQUE_TRIES) {

@@ -37,7 +37,7 @@ enum vlad_request {
 /* Why engage would be refused now: a mask, shown by `vladctl status`. The first group is judged by
  * the loop, the second by the Python side through `refusals`. */
 enum vlad_why_not {
-    VLAD_WHY_BUS = 1 << 0,          /* no bus, or a joint has not answered yet (limp: this tick) */
+    VLAD_WHY_BUS = 1 << 0,          /* no bus, or a joint has not answered yet */
     VLAD_WHY_LATCHED = 1 << 1,      /* a latched fault: `clear` first */
     VLAD_WHY_FAULT = 1 << 2,        /* an active fault with reaction HOLD or worse */
     VLAD_WHY_REALTIME = 1 << 3,     /* no SCHED_FIFO or memory lock, and allow_non_realtime is off */

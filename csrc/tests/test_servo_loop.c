@@ -106,6 +106,26 @@ static void test_torque(void)
     CHECK_EQ(seen.mode, VLAD_READY);
 }
 
+/* One reply that is missing does not refuse an engage, and power waits for the pose of its tick. */
+static void test_power_comes_with_a_fresh_pose(void)
+{
+    begin();
+    arm.memory.silent = 2;
+    ticks(1);
+    CHECK_EQ(seen.why_not, 0);
+    ask(VLAD_REQ_ENGAGE);
+    CHECK_EQ(seen.mode, VLAD_ENGAGED);
+    arm.memory.present_nu[1] += 50 * MILLI; /* it sags unseen; the judge knows where it is */
+    ticks(2);
+    CHECK(!seen.torque_on);
+    CHECK_EQ(arm.torque_commands, 0);
+    arm.memory.silent = 0;
+    ticks(1);
+    CHECK(seen.torque_on);
+    CHECK_EQ(seen.goal_nu[1], arm.memory.present_nu[1]);
+    CHECK_EQ(seen.counters.writes, 0);
+}
+
 /* Until torque off has gone out nobody knows what the servos hold: no engaging yet. */
 static void test_engage_while_torque_off_is_pending(void)
 {
@@ -480,6 +500,7 @@ int main(void)
     test_offline();
     test_adopt();
     test_torque();
+    test_power_comes_with_a_fresh_pose();
     test_engage_while_torque_off_is_pending();
     test_torque_not_taken();
     test_new_bus_gets_no_old_torque();

@@ -166,7 +166,8 @@ static void check_stop(void)
 /* An engaged arm has power, or is about to. */
 static void check_power(void)
 {
-    bool excused = arm.torque_refusals > 0 || arm.memory.write_error;
+    bool excused = arm.torque_refusals > 0 || arm.memory.write_error || arm.memory.silent ||
+                   arm.memory.corrupt;
 
     torqueless = seen.mode == VLAD_ENGAGED && !seen.torque_on && !excused ? torqueless + 1 : 0;
     CHECK(torqueless <= 2);
