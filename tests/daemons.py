@@ -21,6 +21,7 @@ from tests.simulator import Simulator
 from vlad import config as configuration
 from vlad.config import Config
 from vlad.daemon import Daemon
+from vlad.errors import Refused
 from vlad.inference import STAGE_BOUND_MIN_NS, Loaded
 from vlad.scheduler import Scheduler, SchedulerConfig
 from vlad.servo import MS, now_ns
@@ -133,9 +134,13 @@ def wait_for(condition: Callable[[], Any], seconds: float = 10.0, what: str = ""
 
 def engage(daemon: Daemon, moving: bool = True) -> None:
     """Waits until engaging is allowed, engages, and waits for motion."""
-    wait_for(lambda: not daemon.status()["why_not_engageable"], 20,
-             str(daemon.status()["why_not_engageable"]))
-    daemon.engage()
+    def granted() -> bool:
+        try:  # a camera of a busy machine may miss its turn between status and request
+            return not daemon.status()["why_not_engageable"] and bool(daemon.engage())
+        except Refused:
+            return False
+
+    wait_for(granted, 20, str(daemon.status()["why_not_engageable"]))
     if not moving:
         return
     try:

@@ -20,7 +20,7 @@ from vlad.arm_link import ArmLink
 from vlad.camera import Camera, open_camera
 from vlad.capture import Capture
 from vlad.config import Config
-from vlad.errors import Refused, VladError
+from vlad.errors import Refused
 from vlad.events import Events, chunk_event, describe
 from vlad.faults import BY_NAME
 from vlad.inference import Inference, Loaded
@@ -41,13 +41,14 @@ from vlad.servo import (
     ServoConfig,
     now_ns,
 )
-from vlad.stage import Stage
+from vlad.stage import THREAD_DIED, Stage
 from vlad.status import compose, why_not_engageable
 
 SUPERVISE_S = 0.02
 MAX_BLIND_NS = 250 * MS
 DEFAULT_RATE_HZ, DEFAULT_CHUNK = 30, 50  # until a bundle says otherwise
 SUPERVISOR_BOUND_NS = 500 * MS
+SERVO_BOUND_NS = 500 * MS  # of its ticks, for systemd's watchdog
 REQUEST_TIMEOUT_S = 1.0
 POLICY_STUCK = BY_NAME["policy_stuck"].id
 
@@ -140,6 +141,7 @@ class Daemon:
             thread.start()
         self._bound("capture", stage.capture.bound_ms, SUPERVISOR_BOUND_NS)
         self._bound("supervisor", stage.supervisor.bound_ms, SUPERVISOR_BOUND_NS)
+        self._bound("servo", None, SERVO_BOUND_NS)
         self._refresh_refusals()
         if self.config.policy.bundle is not None:
             self.load(str(self.config.policy.bundle))
@@ -163,8 +165,13 @@ class Daemon:
     def run(self) -> int:
         """Supervises until SIGTERM, SIGINT, `stop()` or the death of a stage."""
         self._notify.ready(f"{self.config.board.profile}: ready")
-        while not self._stop.wait(SUPERVISE_S):
-            self.supervise()
+        try:
+            while not self._stop.wait(SUPERVISE_S):
+                self.supervise()
+        except Exception as error:
+            self.servo.hold_fault(THREAD_DIED, True)
+            self._log.exception("supervisor_died")
+            self._stage_died("supervisor", error)
         self.shut_down()
         return self.exit_status
 
@@ -234,7 +241,7 @@ class Daemon:
         if self.config.rest_pose is not None and report["torque_on"] and not report["latched"]:
             self.servo.request(PARK)
             time.sleep(3 * self.config.period_ns / 1e9)
-            self._wait(lambda r: not r["parking"], 10.0)
+            self._wait(lambda r: not r["parking"] and r["mode"] != "stopping", 10.0)
         self._drain_events()
         for stage in self._stages:
             stage.stop(timeout_s=2.0)
@@ -246,13 +253,14 @@ class Daemon:
             self.inference.loaded.policy.close()
 
     def _wait(self, done: Callable[[dict[str, Any]], bool], seconds: float) -> bool:
-        """Waits for the servo loop while supervising; False after `seconds`."""
+        """Waits for the servo loop, as the supervisor while it shuts down; False after `seconds`."""
         end = now_ns() + int(seconds * 1e9)
         while now_ns() < end:
             if done(self.servo.report()):
                 return True
             time.sleep(self.config.period_ns / 1e9)
-            self.servo.beat(STAGES.index("supervisor"))
+            if self._stopping:
+                self.servo.beat(STAGES.index("supervisor"))
         return False
 
     # --- verbs of the control socket (vlad.control.Operations) -------------------------------
@@ -279,7 +287,11 @@ class Daemon:
                 raise Refused("the arm is moving: `vladctl hold` first")
             loaded = load(path, self.config, self.servo.lookahead_ns, mode=self._mode,
                           factory=self._factory, progress=self._loading)
-            self.install(loaded)
+            try:
+                self.install(loaded)
+            except TimeoutError as error:
+                loaded.policy.close()
+                raise Refused(str(error)) from error
         finally:
             self._load_lock.release()
         return {"name": loaded.name, "tasks": list(loaded.tasks), "fits": loaded.check.fits,
@@ -372,7 +384,7 @@ def run(config: Config, *, mode: str | None = None, socket: str | None = None,
     daemon.socket_fresh = control.fresh
     try:
         daemon.start()
-    except VladError:
+    except BaseException:
         daemon.shut_down()
         control.stop()
         raise
