@@ -357,3 +357,12 @@ def test_rope_tables_have_base_10000() -> None:
     assert np.abs(cos[199] - np.cos(angle)).max() < 2e-5
     assert np.abs(sin[199] - np.sin(angle)).max() < 2e-5
     assert (cos[0] == 1).all()
+
+
+@pytest.mark.parametrize("number", ["Infinity", "NaN", "1.5", "true", '"8"', "null", "[]"])
+def test_a_tensor_entry_of_no_integers_is_refused(tmp_path: Path, number: str) -> None:
+    header = f'{{"w": {{"dtype": "F32", "shape": [{number}], "data_offsets": [0, 4]}}}}'.encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(BundleError, match="bad entry"):
+        SafeTensors(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,6 +104,9 @@ def test_refusals_and_failures_have_their_codes(served: Served) -> None:
         error = peer.ask("clear")["error"]
         assert error["code"] == "unavailable" and "KeyError" in error["message"]
         assert peer.ask("status")["ok"]
+    end = time.monotonic() + 5  # the reply may come before its event
+    while len(served.operations.events.kept) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
     assert [e["outcome"] for e in served.operations.events.kept] == [
         "refused: no task is set", "failed: KeyError: 'bug'",
     ]  # fmt: skip

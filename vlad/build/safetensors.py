@@ -76,9 +76,11 @@ class SafeTensors:
 
     def _entry(self, name: str, entry: Any, base: int, size: int) -> tuple[str, tuple[int, ...], int, int]:
         try:
-            kind = entry["dtype"]
-            shape = tuple(int(n) for n in entry["shape"])
-            start, end = (base + int(n) for n in entry["data_offsets"])
+            kind, shape = str(entry["dtype"]), tuple(entry["shape"])
+            start, end = entry["data_offsets"]
+            if not all(type(n) is int for n in (*shape, start, end)):
+                raise ValueError("shape and data_offsets are integers")
+            start, end = base + start, base + end
         except (TypeError, KeyError, ValueError) as error:
             raise BundleError(f"{self.path}: bad entry for tensor {name!r}: {error!r}") from None
         width = {"F32": 4, "BF16": 2, "F16": 2, "I64": 8, "F64": 8}.get(kind)
