@@ -44,8 +44,8 @@ def step_ticks(joint: Joint, period_s: float) -> int:
     return math.floor(joint.v_max * period_s * per_unit)
 
 
-def goal_frames(path: Path) -> Iterator[tuple[int, dict[int, int]]]:
-    """(t_ns, {servo id: goal in ticks}) of every sync write of goals, in order.
+def packets(path: Path) -> Iterator[dict[str, Any]]:
+    """Every packet of the recording, in order.
 
     A last line cut short by the end of the recording is ignored; any other bad line is a ValueError.
     """
@@ -57,13 +57,57 @@ def goal_frames(path: Path) -> Iterator[tuple[int, dict[int, int]]]:
                 packet: dict[str, Any] = json.loads(line)
             except ValueError as error:
                 raise ValueError(f"{path}:{number}: {error}") from error
-            if "goals" in packet:
-                yield packet["t_ns"], {int(k): v for k, v in packet["goals"].items()}
+            yield packet
+
+
+def _goals(packet: dict[str, Any]) -> dict[int, int]:
+    return {int(k): v for k, v in packet.get("goals", {}).items()}
+
+
+def goal_frames(path: Path) -> Iterator[tuple[int, dict[int, int]]]:
+    """(t_ns, {servo id: goal in ticks}) of every write of goals, in order. ValueError as packets()."""
+    for packet in packets(path):
+        if goals := _goals(packet):
+            yield packet["t_ns"], goals
+
+
+def _powered(raw: bytes) -> dict[int, bool]:
+    """{servo id: on} of a write of Torque_Enable (register 40), alone."""
+    if raw[4] == 0x83 and raw[5:7] == b"\x28\x01":
+        return dict(zip(raw[7:-1:2], (bool(on) for on in raw[8:-1:2]), strict=False))
+    return {raw[2]: bool(raw[6])} if raw[4] == 3 and raw[3] == 4 and raw[5] == 0x28 else {}
+
+
+class _Power:
+    """Power must come with a goal that is where the servo stands: else it is a jump."""
+
+    def __init__(self) -> None:
+        self.on: dict[int, bool] = {}
+        self.present: dict[int, int] = {}
+
+    def answered(self, raw: bytes) -> None:
+        """Takes the position from the two reads that have it: registers 56..63 and 40..63."""
+        if len(raw) not in (14, 30) or raw[:2] != b"\xff\xff" or sum(raw[2:]) & 0xFF != 0xFF:
+            return
+        word = int.from_bytes(raw[-9:-7], "little")
+        self.present[raw[2]] = -(word & 0x7FFF) if word & 0x8000 else word
+        if len(raw) == 30:
+            self.on[raw[2]] = bool(raw[5])
+
+    def switched(self, raw: bytes, goal: dict[int, int]) -> Iterator[tuple[int, int | None]]:
+        """(servo id, how far from its goal) of servos that were off and are switched on."""
+        for number, on in _powered(raw).items():
+            if on and not self.on.get(number, True):
+                known = number in goal and number in self.present
+                yield number, abs(goal[number] - self.present[number]) if known else None
+            self.on[number] = on
 
 
 def judge(path: Path, joints: Sequence[Joint], period_s: float) -> Verdict:
-    """Checks every goal on the wire: inside the limits, and at most one step from its predecessor."""
+    """Checks every goal on the wire: inside the limits, and at most one step from its predecessor;
+    and that a servo gets power only at most one step from its goal."""
     by_id = {j.id: j for j in joints}
+    power = _Power()
     bound = {j.id: step_ticks(j, period_s) for j in joints}
     last: dict[int, int] = {}
     low: dict[int, int] = {}
@@ -71,7 +115,17 @@ def judge(path: Path, joints: Sequence[Joint], period_s: float) -> Verdict:
     worst = dict.fromkeys(by_id, 0)
     violations: list[str] = []
     count = first_ns = last_ns = last_change_ns = 0
-    for t_ns, goals in goal_frames(path):
+    for packet in packets(path):
+        t_ns, raw, goals = packet["t_ns"], bytes.fromhex(packet["hex"]), _goals(packet)
+        if packet["dir"] == "rx":
+            power.answered(raw)
+            continue
+        for number, away in power.switched(raw, last):
+            if away is None or away > bound[number]:
+                violations.append(f"{by_id[number].name} at {t_ns} ns: power with its goal "
+                                  f"{'unknown' if away is None else f'{away} ticks away'}")
+        if not goals:
+            continue
         count += 1
         first_ns = first_ns or t_ns
         last_ns = t_ns
@@ -80,7 +134,8 @@ def judge(path: Path, joints: Sequence[Joint], period_s: float) -> Verdict:
             before = last.get(number)
             limits = joint.to_ticks(joint.min), joint.to_ticks(joint.max)
             # Where the arm was found outside its limits it may only come inwards.
-            if not min(limits[0], before or goal) <= goal <= max(limits[1], before or goal):
+            found = power.present.get(number, goal) if before is None else before
+            if not min(limits[0], found) <= goal <= max(limits[1], found):
                 violations.append(f"{joint.name} at {t_ns} ns: goal {goal} outside {limits}")
             if before is not None:
                 step = abs(goal - before)
