@@ -102,18 +102,18 @@ static int arm_write(void *self, int64_t deadline_ns, const int64_t *goal_nu)
     return write_goals(arm, &selection, bounded(arm, deadline_ns, arm->write_budget_ns));
 }
 
-/* A sync write is not acknowledged: that the goals arrived shows only when they are read back. */
-static int goals_arrived(struct vlad_feetech_arm *arm, const struct selection *selection,
-                         int64_t deadline_ns)
+/* A sync write is not acknowledged: that its data arrived shows only when they are read back. */
+static int arrived(struct vlad_feetech_arm *arm, const struct selection *selection,
+                   uint8_t address, int width, int64_t deadline_ns)
 {
     uint32_t answered;
-    int rc = vlad_serial_sync_read(&arm->bus, selection->ids, selection->n,
-                                   VLAD_REG_GOAL_POSITION, 2, deadline_ns, arm->replies,
-                                   &answered);
+    int rc = vlad_serial_sync_read(&arm->bus, selection->ids, selection->n, address, width,
+                                   deadline_ns, arm->replies, &answered);
     if (rc < 0)
         return rc;
     for (int i = 0; i < selection->n; i++)
-        if (!(answered >> i & 1) || memcmp(arm->replies[i].data, selection->data + 2 * i, 2) != 0)
+        if (!(answered >> i & 1) ||
+            memcmp(arm->replies[i].data, selection->data + width * i, (size_t)width) != 0)
             return -EAGAIN;
     return 0;
 }
@@ -134,7 +134,7 @@ static int arm_torque(void *self, int64_t deadline_ns, uint32_t mask, bool on,
         if (rc == 0)
             rc = write_goals(arm, &selection, deadline_ns);
         if (rc == 0)
-            rc = goals_arrived(arm, &selection, deadline_ns);
+            rc = arrived(arm, &selection, VLAD_REG_GOAL_POSITION, 2, deadline_ns);
         if (rc < 0)
             return rc;
     } else {
@@ -146,6 +146,8 @@ static int arm_torque(void *self, int64_t deadline_ns, uint32_t mask, bool on,
     memset(selection.data, on, (size_t)selection.n);
     rc = vlad_serial_sync_write(&arm->bus, selection.ids, selection.n, VLAD_REG_TORQUE_ENABLE,
                                 selection.data, 1, deadline_ns);
+    if (rc == 0 && on)
+        rc = arrived(arm, &selection, VLAD_REG_TORQUE_ENABLE, 1, deadline_ns);
     if (rc == 0 && on)
         arm->limp &= ~mask;
     return rc;

@@ -56,8 +56,9 @@ void vlad_feetech_arm_adopt(struct vlad_feetech_arm *arm, uint32_t torque_on);
  *   -ERANGE when a goal of theirs is not in 0..4095 ticks: nothing is written, and counted.
  * torque: off: one sync write of Torque_Enable; the joints get no goals from then on, even if it
  *   failed. On: sync write of the goals, which are then read back; only if all hold is torque
- *   turned on, because a sync write is not acknowledged and torque with an old goal is a jump.
- *   -EAGAIN when a goal did not arrive, -EINVAL for a joint that does not exist, -ERANGE as above.
+ *   turned on, because a sync write is not acknowledged and torque with an old goal is a jump; and
+ *   only if all have it do they get goals.
+ *   -EAGAIN when a goal or the torque did not arrive, -EINVAL for a joint that does not exist, -ERANGE as above.
  * Each as arm.h says otherwise. */
 extern const struct vlad_arm_ops vlad_feetech_arm_ops;
 

@@ -26,6 +26,7 @@ struct fake_line {
     int n_tx, n_request;
     int sync_writes, bad_frames; /* as the servos saw them */
     int lose_sync_writes;        /* this many next ones are not understood */
+    uint32_t powerless;          /* servos (bit) that do not take Torque_Enable = 1 */
     int log_address;             /* what sync writes put at this address of servo 0 .. */
     int n_log, log[256];         /* .. (two bytes) */
     /* Faults. */
@@ -114,7 +115,8 @@ static void fake_obey(struct fake_line *line, const uint8_t *f, int n)
         if (f[5] == line->log_address && f[6] == 2 && f[7] == 1 && line->n_log < 256)
             line->log[line->n_log++] = f[8] | f[9] << 8;
         for (int i = 7; i + f[6] < n; i += 1 + f[6])
-            if (f[i] >= 1 && f[i] <= FAKE_SERVOS && !(line->silent >> (f[i] - 1) & 1))
+            if (f[i] >= 1 && f[i] <= FAKE_SERVOS && !(line->silent >> (f[i] - 1) & 1) &&
+                !(f[5] == VLAD_REG_TORQUE_ENABLE && f[i + 1] && line->powerless >> (f[i] - 1) & 1))
                 memcpy(line->registers[f[i] - 1] + f[5], f + i + 1, f[6]);
     }
 }

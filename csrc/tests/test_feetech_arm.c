@@ -279,6 +279,27 @@ static void test_torque_with_lost_goals(void)
     }
 }
 
+/* A servo that did not take its torque: no goal is written that only the others would follow. */
+static void test_torque_that_is_not_taken(void)
+{
+    const int64_t pose[6] = {0}, other[6] = {1533981, 1533981, 1533981, 1533981, 1533981, 0};
+    start();
+    vlad_feetech_arm_adopt(&arm, 0);
+    for (int j = 0; j < 6; j++)
+        line.registers[j][40] = 0;
+    line.powerless = 1 << 4;
+    CHECK_EQ(torque(0x3F, true, pose), -EAGAIN);
+    CHECK_EQ(line.registers[3][40], 1);
+    CHECK_EQ(line.registers[4][40], 0);
+    CHECK_EQ(write_arm(other), 0);
+    CHECK_EQ(goal_of(3), 2047);
+    line.powerless = 0;
+    CHECK_EQ(torque(0x3F, true, pose), 0);
+    CHECK_EQ(line.registers[4][40], 1);
+    CHECK_EQ(write_arm(other), 0);
+    CHECK_EQ(goal_of(3), 2048);
+}
+
 /* What one request left behind is never taken for the answer to another. */
 static void test_old_replies_do_not_count(void)
 {
@@ -324,6 +345,7 @@ int main(void)
     test_write();
     test_torque();
     test_torque_with_lost_goals();
+    test_torque_that_is_not_taken();
     test_old_replies_do_not_count();
     test_adopt();
     CHECK_DONE();
