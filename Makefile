@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 REFERENCE := build/reference/venv
+LEROBOT := tests/reference/test_smolvla_chunks.py tests/reference/test_sim_lerobot.py
 export MUJOCO_GL ?= osmesa
 
 .DEFAULT_GOAL := help
@@ -37,7 +38,7 @@ demo: setup build  ## simulated arm, real daemon, shipped policy: about a minute
 	$(PY) -m vlad.main demo $(DEMO)
 
 test: setup build  ## all tests that need neither LeRobot nor a virtual machine
-	$(PY) -m pytest tests --ignore=tests/vm $(TEST)
+	$(PY) -m pytest tests --ignore=tests/vm $(LEROBOT:%=--ignore=%) $(TEST)
 
 bench: setup build  ## pytest-benchmark: servo lateness, compute, chunk latency
 	@tools/system_packages.sh rt-tests

@@ -19,6 +19,7 @@ from tests import daemons, simulator
 from tests.daemons import ScriptedPolicy, engage, wait_for
 from vlad.daemon import Daemon
 from vlad.errors import DeviceError, Refused
+from vlad.wire_witness import goal_frames
 
 
 @pytest.fixture(scope="module")
@@ -322,3 +323,34 @@ def test_events_are_numbered_and_json(daemon: Daemon) -> None:
     assert [e["seq"] for e in events] == sorted({e["seq"] for e in events})
     json.dumps(events)
     json.dumps(daemon.status())
+
+
+@pytest.mark.fault(30)
+def test_f30_stopping_the_daemon_holds_the_arm_and_keeps_torque(
+    sim: simulator.Simulator, policy: ScriptedPolicy, tmp_path: Path
+) -> None:
+    sim.command("clear_all")
+    with daemons.running(daemons.config_for(sim, tmp_path), policy) as daemon:
+        engage(daemon)
+    state = sim.command("status")
+    assert all(state["torque"].values()), "no rest pose is configured: torque stays on"
+    assert daemon.exit_status == 0
+    time.sleep(0.3)
+    then = sim.command("status")
+    assert then["goals"] == state["goals"]
+
+
+def test_a_restart_adopts_the_goal_in_force_and_writes_nothing(
+    sim: simulator.Simulator, policy: ScriptedPolicy, tmp_path: Path
+) -> None:
+    with daemons.running(daemons.config_for(sim, tmp_path), policy) as daemon:
+        engage(daemon)
+    before = sim.command("status")["goals"]
+    written = len(list(goal_frames(sim.record)))
+    with daemons.running(daemons.config_for(sim, tmp_path), ScriptedPolicy()) as daemon:
+        wait_for(lambda: daemon.status()["arm"]["bus"] and daemon.status()["mode"] == "ready", 5)
+        time.sleep(0.5)
+        goals = daemon.status()["arm"]["joints"]
+        assert all(abs(j["goal"] - j["position"]) < 0.35 for j in goals.values())
+    assert sim.command("status")["goals"] == before
+    assert len(list(goal_frames(sim.record))) == written, "a restart writes no goal"
