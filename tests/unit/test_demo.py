@@ -1,0 +1,75 @@
+"""The demo's verdict: what must not pass for a run, whatever the daemon says of itself."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlad.demo import CONFIG, MAX_RESUMES, Demo
+from vlad.wire_witness import Verdict
+
+SECONDS = 10.0
+
+
+def demo(modes: list[str], tmp_path: Path, **final: Any) -> Demo:
+    """A session of ten looks, one a second."""
+    options = argparse.Namespace(config=CONFIG, seconds=SECONDS, mode="async", seed=0, task=None)
+    it = Demo(options, tmp_path, tmp_path / "x.vlad")
+    it.samples = [{"t_ns": k * 1_000_000_000, "mode": mode, "queue_depth": 0}
+                  for k, mode in enumerate([*modes, "holding"])]
+    it.final = {
+        "faults": [], "servo": {"wire_limit": 0, "wire_step": 0, "writes": 1000},
+        "execution": {"action_age_max_ms": 500.0},
+        "policy": {"chunk_size": 50, "rate_hz": 30.0},
+    } | final
+    return it
+
+
+def wire(**other: Any) -> Verdict:
+    fields: dict[str, Any] = {"goals": 1000, "moved_ticks": 500, "worst_step": {},
+                              "violations": (), "first_ns": 0, "last_ns": 1, "last_change_ns": 1}
+    return Verdict(**(fields | other))
+
+
+def test_a_whole_run_is_fine(tmp_path: Path) -> None:
+    it = demo(["engaged"] * 10, tmp_path)
+    assert it.engaged_s == SECONDS
+    assert it._problems(wire()) == []
+    assert demo(["engaged"] * 8 + ["holding"] * 2, tmp_path)._problems(wire()) == []
+
+
+@pytest.mark.parametrize("mode", ["holding", "ready", "offline", "stopping", "faulted"])
+def test_time_that_was_not_engaged_does_not_count(tmp_path: Path, mode: str) -> None:
+    problems = demo(["engaged"] * 7 + [mode] * 3, tmp_path)._problems(wire())
+    assert problems == ["engaged for 7.0 of 10 s"]
+
+
+@pytest.mark.parametrize(("seen", "said"), [
+    ({"violations": ("a step",)}, "a step"),
+    ({"moved_ticks": 99}, "did not move"),
+    ({"goals": 980}, "980 goal frames"),
+])
+def test_what_the_wire_shows_counts(tmp_path: Path, seen: dict[str, Any], said: str) -> None:
+    problems = demo(["engaged"] * 10, tmp_path)._problems(wire(**seen))
+    assert len(problems) == 1
+    assert said in problems[0]
+
+
+@pytest.mark.parametrize(("final", "said"), [
+    ({"faults": [{"id": 15, "name": "serial_unplugged", "latched": True}]}, "serial_unplugged"),
+    ({"servo": {"wire_limit": 0, "wire_step": 1, "writes": 1000}}, "refused at the wire"),
+    ({"execution": {"action_age_max_ms": 3400.0}}, "after its observation"),
+])
+def test_what_the_daemon_admits_counts(tmp_path: Path, final: dict[str, Any], said: str) -> None:
+    problems = demo(["engaged"] * 10, tmp_path, **final)._problems(wire())
+    assert len(problems) == 1
+    assert said in problems[0]
+
+
+def test_too_many_resumes_are_no_run(tmp_path: Path) -> None:
+    it = demo(["engaged"] * 10, tmp_path)
+    it.resumes = MAX_RESUMES + 1
+    assert len(it._problems(wire())) == 1
