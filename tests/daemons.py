@@ -72,9 +72,10 @@ class ScriptedPolicy:
     def close(self) -> None: ...
 
 
-def loaded(policy: ScriptedPolicy, daemon: Daemon, mode: str = "async") -> Loaded:
+def loaded(policy: ScriptedPolicy, daemon: Daemon, mode: str = "async",
+           measured_ms: int = 60) -> Loaded:
     timing = SchedulerConfig(PERIOD_NS, CHUNK, mode=mode, lookahead_ns=daemon.servo.lookahead_ns)
-    measured = (60 * MS,) * 8
+    measured = (measured_ms * MS,) * 8
     return Loaded(
         policy, "scripted", "scripted", tuple(c.name for c in daemon.config.cameras), ("sweep",),
         timing, Scheduler(timing).load_check(list(measured)), measured, STAGE_BOUND_MIN_NS,

@@ -354,3 +354,25 @@ def test_a_restart_adopts_the_goal_in_force_and_writes_nothing(
         assert all(abs(j["goal"] - j["position"]) < 0.35 for j in goals.values())
     assert sim.command("status")["goals"] == before
     assert len(list(goal_frames(sim.record))) == written, "a restart writes no goal"
+
+
+def test_a_policy_too_slow_for_async_is_loaded_and_not_engaged(
+    daemon: Daemon, policy: ScriptedPolicy
+) -> None:
+    daemon.install(daemons.loaded(policy, daemon, measured_ms=6150))
+    with pytest.raises(Refused, match=r"too slow for async.*Hz or slower.*sync"):
+        daemon.engage()
+    assert "too slow" in daemon.status()["why_not_engageable"][0]
+    daemon.install(daemons.loaded(policy, daemon, "sync", measured_ms=6150))
+    engage(daemon)
+    assert daemon.status()["policy"]["mode"] == "sync"
+
+
+def test_sync_is_cold_start_repeated(sim: simulator.Simulator, tmp_path: Path) -> None:
+    with daemons.running(daemons.config_for(sim, tmp_path), ScriptedPolicy(), "sync") as daemon:
+        engage(daemon)
+        time.sleep(3.0)
+        chunks = [e for e in daemon.events.since(0) if e["event"] == "chunk"]
+        assert len(chunks) >= 2
+        assert all(c["cold"] and c["verdict"] != "rejected" for c in chunks)
+        assert daemon.status()["execution"]["starved_ticks"]["sync"] > 0
