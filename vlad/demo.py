@@ -189,8 +189,9 @@ class Demo:
     @property
     def engaged_s(self) -> float:
         """Time from each look that found the arm engaged to the next."""
-        return sum(b["t_ns"] - a["t_ns"] for a, b in itertools.pairwise(self.samples)
-                   if a["mode"] == "engaged") / 1e9
+        total_ns: int = sum(b["t_ns"] - a["t_ns"] for a, b in itertools.pairwise(self.samples)
+                            if a["mode"] == "engaged")
+        return total_ns / 1e9
 
     def _resume(self) -> None:
         """What an operator does after a hold whose cause has cleared: it is counted, and shown."""
