@@ -300,7 +300,7 @@ static void park(struct vlad_servo *servo, uint32_t requests, enum vlad_reaction
         servo->park_inhibited = true;
     if (!asked && (reaction != VLAD_PARK || servo->park_inhibited || !servo->commanded))
         return;
-    if (asked && reaction == VLAD_HOLD) {
+    if (asked && reaction == VLAD_HOLD && (servo->watchdog.latched || servo->raised)) {
         refuse(servo, VLAD_REQ_PARK, servo->watchdog.latched ? VLAD_WHY_LATCHED : VLAD_WHY_FAULT);
         return;
     }
@@ -326,6 +326,15 @@ static uint32_t overruled(uint32_t requests)
     return requests & VLAD_REQ_PARK ? requests & drive : 0;
 }
 
+/* Whether the arm must stop. An operator may park an arm that an unlatched fault holds, a lost
+ * camera say; but the next fault ends that, as any latched one does. */
+static bool must_halt(const struct vlad_servo *servo, enum vlad_reaction reaction)
+{
+    if (servo->parking)
+        return reaction == VLAD_HOLD && (servo->raised || servo->watchdog.latched);
+    return reaction >= VLAD_HOLD;
+}
+
 /* Requests and reactions to a mode. */
 static void decide(struct vlad_servo *servo, uint32_t requests, enum vlad_reaction reaction)
 {
@@ -343,8 +352,7 @@ static void decide(struct vlad_servo *servo, uint32_t requests, enum vlad_reacti
         limp(servo);
         return;
     }
-    if (requests & VLAD_REQ_HOLD ||
-        (reaction >= VLAD_HOLD && !(servo->parking && reaction == VLAD_PARK)))
+    if (requests & VLAD_REQ_HOLD || must_halt(servo, reaction))
         halt(servo);
     park(servo, requests, reaction);
     if (servo->mode == VLAD_FAULTED && !servo->watchdog.latched)
@@ -625,10 +633,12 @@ void vlad_servo_tick(struct vlad_servo *servo, int64_t now_ns, int64_t late_ns)
         own |= BIT(VLAD_F_QUEUE_DRAINED);
 
     reaction = vlad_watchdog_evaluate(&servo->watchdog, now_ns, own, &changed);
+    servo->raised = false;
     for (uint64_t rest = changed; rest; rest &= rest - 1) {
         int fault = __builtin_ctzll(rest);
         uint64_t bit = BIT(fault);
 
+        servo->raised |= servo->watchdog.active & bit && vlad_fault_rows[fault].reaction >= VLAD_HOLD;
         emit(servo, VLAD_EV_FAULT, fault,
              (servo->watchdog.active & bit ? 1 : 0) | (servo->watchdog.latched & bit ? 2 : 0), 0);
     }

@@ -164,6 +164,7 @@ struct vlad_servo {
     bool torque_on, parking, park_inhibited, retry, at_rest;
     bool commanded; /* the operator has set the arm in motion since this bus was adopted */
     bool resumable; /* nothing has been latched since the last engagement */
+    bool raised;    /* in this tick a fault with reaction HOLD or worse became active */
     bool returned;  /* a servo that was silent for long answers again */
     int torque_repeats, torque_tries;
     bool torque_wanted;

@@ -139,7 +139,8 @@ class Daemon:
             self._stage("expert", "expert", stage.expert, self.inference.expert_body))
         for thread in self._stages:
             thread.start()
-        self._bound("capture", stage.capture.bound_ms, SUPERVISOR_BOUND_NS)
+        if self.capture.eyes:
+            self._bound("capture", stage.capture.bound_ms, SUPERVISOR_BOUND_NS)
         self._bound("supervisor", stage.supervisor.bound_ms, SUPERVISOR_BOUND_NS)
         self._bound("servo", None, SERVO_BOUND_NS)
         self._refresh_refusals()

@@ -265,6 +265,27 @@ static void test_faults_end_an_operators_park(void)
     CHECK(seen.torque_on);
 }
 
+/* A camera is not needed for parking: but what comes on the way ends it. */
+static void test_an_operator_may_park_an_arm_that_a_camera_holds(void)
+{
+    for (int more = 0; more < 2; more++) {
+        begin_moving();
+        vlad_watchdog_hold(&rig.watchdog, VLAD_F_CAMERA_LOST, true);
+        ticks(40);
+        CHECK_EQ(seen.mode, VLAD_HOLDING);
+        ask(VLAD_REQ_PARK);
+        ticks(20);
+        CHECK(seen.parking);
+        if (more)
+            vlad_watchdog_hold(&rig.watchdog, VLAD_F_CAMERA_STALLED, true);
+        ticks(1);
+        CHECK_EQ(seen.parking, !more);
+        ticks(500);
+        CHECK_EQ(seen.mode, more ? VLAD_HOLDING : VLAD_READY);
+        CHECK_EQ(seen.torque_on, more);
+    }
+}
+
 /* A bus that was opened anew, at start or later, is not parked by a fault. */
 static void test_a_new_bus_is_not_parked(void)
 {
@@ -507,6 +528,7 @@ int main(void)
     test_lowest_authority();
     test_hold_inhibits_parking();
     test_faults_end_an_operators_park();
+    test_an_operator_may_park_an_arm_that_a_camera_holds();
     test_a_new_bus_is_not_parked();
     test_resume();
     test_servos_that_come_back_are_adopted_anew();

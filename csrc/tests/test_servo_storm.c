@@ -125,7 +125,8 @@ static void check_modes(uint32_t requests, uint64_t bus_commands)
         CHECK(seen.mode != VLAD_ENGAGED);
     if (requests & (VLAD_REQ_HOLD | VLAD_REQ_LIMP))
         CHECK(!seen.parking);
-    CHECK(!seen.parking || seen.reaction < VLAD_HOLD || seen.reaction == VLAD_PARK);
+    if (seen.parking && seen.reaction == VLAD_HOLD) /* for a fault that was there before */
+        CHECK(!seen.latched && !rig.raised);
     if (before.epoch != seen.epoch)
         CHECK(before.mode != VLAD_FAULTED); /* `clear`, then `engage` */
     if (requests & VLAD_REQ_LIMP)

@@ -223,6 +223,22 @@ def test_f26_a_supervisor_that_dies_holds_and_ends_the_process_non_zero(
         assert "thread_died" in faults(daemon)
 
 
+def test_an_arm_without_cameras_is_not_held_for_them(
+    sim: simulator.Simulator, tmp_path: Path
+) -> None:
+    config = daemons.config_for(sim, tmp_path, cameras=False)
+    daemon = Daemon(config)
+    try:
+        daemon.start()
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            daemon.supervise()
+            time.sleep(0.02)
+        assert faults(daemon) == []
+    finally:
+        daemon.shut_down()
+
+
 @pytest.mark.fault(24)
 def test_f24_a_servo_loop_that_stands_still_starves_systemds_watchdog(daemon: Daemon) -> None:
     wait_for(daemon.servo.all_fresh, 10)
