@@ -63,7 +63,8 @@ class Fault:
 
 
 IMPLEMENTED = frozenset(
-    {1, 2, *range(9, 14), *range(15, 20), *range(24, 28), 29, 31, 32, 36, 37, 39, 40, 46, 48, 49}
+    {1, 2, *range(9, 14), *range(15, 20), *range(24, 28), 29, 31, 32, 36, 37, 39, 40, 44, 46, 48,
+     49}
 )
 # Stage whose missed heartbeat raises a row: order of enum vlad_stage in csrc/watchdog.h.
 STAGE_FAULTS = {"capture": 2, "vision": 7, "expert": 7, "supervisor": 31, "servo": 24}
@@ -151,7 +152,7 @@ FAULTS: tuple[Fault, ...] = (
           "input is discarded before each request; row 17 holds meanwhile; latch", "random bytes (`garbage`), a wrong baud rate",
           latch=True, clear_after_ms=1000, react_ms=50, rest_ms=350),
     Fault(19, "servo_silent", "One servo does not answer", HOLD,
-          "5 missed replies in a row while others answer", "HOLD of all joints, latch; the id is reported",
+          "5 missed replies in a row while others answer", "HOLD of all joints, latch; the id is reported; when it answers again, the bus is read anew, because it may have lost its power",
           "one id is silenced (`silence`)", latch=True, clear_after_ms=500, react_ms=50, rest_ms=350),
     Fault(20, "servo_overload", "Servo overload or over-current", HOLD,
           "status byte of each reply", "HOLD; clears itself after 2 s without it; 3 in 60 s latch",
@@ -167,7 +168,7 @@ FAULTS: tuple[Fault, ...] = (
           "status bit; a position change above 2 v_max T", "HOLD of all joints, latch",
           "a joint's reading jumps (`encoder_jump`)", latch=True, clear_after_ms=1000, react_ms=20, rest_ms=350),
     Fault(24, "servo_deadline_missed", "Servo loop late", HOLD,
-          "wake-up lateness: above one period is an overrun, whole periods are skipped; raised by one lateness above 50 ms or by a missed heartbeat of the loop",
+          "wake-up lateness: above one period is an overrun, whole periods are skipped; raised by one tick more than 50 ms late, whether it woke up late or the one before it stalled",
           "every overrun is counted; one above 50 ms HOLD; after skipped ticks still one step",
           "a stalled loop in simulated time", clear_after_ms=1000, react_ms=10, rest_ms=350, bound="from the wake-up"),
     Fault(25, "not_realtime", "No real-time scheduling or locked memory", WARN,
@@ -229,7 +230,7 @@ FAULTS: tuple[Fault, ...] = (
           "the servos keep the last goal while they have power; state files are written by rename; boot is disengaged",
           "the virtual machine is killed while it writes", bound="no reaction is possible"),
     Fault(44, "servo_supply_lost", "Servo supply gone (emergency stop)", HOLD,
-          "all servos silent for 5 reads while the port is open", "latch; on return torque is off and stays off until the operator acts",
+          "all servos silent for 5 reads while the port is open", "latch, and the bus is given up; once the servos answer again it is read anew what holds them, nothing is written, and torque stays off until somebody engages",
           "the simulated supply is cut (`cut_supply`)", latch=True, clear_after_ms=500, react_ms=50, bound="no torque"),
     Fault(45, "brown_out", "Supply sags", PARK, "slope of the voltage", "HOLD, then PARK before the cut-off",
           "a falling supply", latch=True, clear_after_ms=5000, react_ms=200, rest_ms=5000),

@@ -120,6 +120,7 @@ def test_f19_a_silent_servo_latches_with_its_id(daemon: Daemon, sim: simulator.S
 
 
 @pytest.mark.fault(19)
+@pytest.mark.fault(44)
 @pytest.mark.parametrize("lost", ["one servo", "the supply"])
 def test_servos_that_come_back_are_read_anew_before_anything_is_written(
     daemon: Daemon, sim: simulator.Simulator, lost: str
