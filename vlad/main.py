@@ -10,16 +10,14 @@ from collections.abc import Sequence
 import vlad
 from vlad.errors import ConfigError, VladError
 
-EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h
-
-# Verb -> module with main(argv) -> int, and what it is for. Imported only when used: the daemon
-# needs neither mujoco nor onnx.
+# Verb -> module with main(argv) -> int, what it is for, and the extra it needs. Imported only when
+# used: the daemon needs neither mujoco nor onnx.
 TOOLS = {
-    "build": ("vlad.build.command", "build a policy bundle from a LeRobot checkpoint"),
-    "check": ("vlad.check", "verify a bundle: integrity, shapes, golden inputs and outputs"),
-    "sim": ("vlad.sim.command", "the simulated robot: servo bus and cameras"),
-    "demo": ("vlad.demo", "simulated robot + real daemon + shipped policy, with a report"),
-    "cameras": ("vlad.cameras_command", "find, name and preview cameras"),
+    "build": ("vlad.build.command", "build a policy bundle from a LeRobot checkpoint", "build"),
+    "check": ("vlad.check", "verify a bundle: integrity, shapes, golden inputs and outputs", ""),
+    "sim": ("vlad.sim.command", "the simulated robot: servo bus and cameras", "sim"),
+    "demo": ("vlad.demo", "simulated robot + real daemon + shipped policy, with a report", "build,sim,report"),
+    "cameras": ("vlad.cameras_command", "find, name and preview cameras", "v4l2"),
 }
 
 
@@ -37,7 +35,7 @@ def run_daemon(argv: Sequence[str]) -> int:
         settings = config.load(options.config)
     except ConfigError as error:
         print(f"vlad run: {error}", file=sys.stderr)
-        return EXIT_CONFIG
+        return config.EXIT_CONFIG
     writer = log.start(settings.log.level)
     try:
         return daemon.run(
@@ -45,7 +43,7 @@ def run_daemon(argv: Sequence[str]) -> int:
         )
     except ConfigError as error:
         print(f"vlad run: {error}", file=sys.stderr)
-        return EXIT_CONFIG
+        return config.EXIT_CONFIG
     except VladError as error:
         print(f"vlad run: {error}", file=sys.stderr)
         return 1
@@ -56,7 +54,7 @@ def run_daemon(argv: Sequence[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Dispatches to a tool. Exit status 2 for wrong usage."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    verbs = "\n".join(f"  {name:9} {text}" for name, (_, text) in TOOLS.items())
+    verbs = "\n".join(f"  {name:9} {text}" for name, (_, text, _) in TOOLS.items())
     parser = argparse.ArgumentParser(
         prog="vlad",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -68,9 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = parser.parse_args(arguments[:1] or ["--help"]).verb
     if verb == "run":
         return run_daemon(arguments[1:])
-    module = importlib.import_module(TOOLS[verb][0])
+    name, _, extra = TOOLS[verb]
     try:
-        return int(module.main(arguments[1:]))
+        return int(importlib.import_module(name).main(arguments[1:]))
+    except ModuleNotFoundError as error:
+        if not extra or (error.name or "").startswith("vlad"):
+            raise
+        print(f"vlad {verb}: needs {error.name}: pip install 'vlad[{extra}]'", file=sys.stderr)
+        return 1
     except VladError as error:
         print(f"vlad {verb}: {error}", file=sys.stderr)
         return 1
