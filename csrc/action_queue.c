@@ -294,6 +294,8 @@ void vlad_queue_push(struct vlad_queue *queue, const struct vlad_chunk *chunk,
     merge.to->epoch = gated.epoch;
     merge.to->period_ns = period;
     merge.to->t0_ns = t0 + merge.first * period;
+    merge.to->overdue_ns = gated.cold ? merge.to->t0_ns + period
+                                      : vlad_queue_last_due_ns(queue, command->epoch);
     fill(queue, &gated, &merge);
     if (gated.cold ? !merge_cold(queue, &gated, command, &merge, report)
                    : !merge_async(queue, &merge, report))

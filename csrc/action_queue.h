@@ -29,6 +29,7 @@ struct vlad_timeline {
     uint64_t epoch;   /* engagement it belongs to: the consumer ignores any other */
     int64_t t0_ns;
     int64_t period_ns;
+    int64_t overdue_ns; /* a consumer that first sees it later than this must not execute it */
     int n;
     int64_t action_nu[VLAD_MAX_TIMELINE][VLAD_MAX_JOINTS];
     int64_t t_obs_ns[VLAD_MAX_TIMELINE]; /* newest observation behind each action */
@@ -49,7 +50,9 @@ struct vlad_queue {
 int vlad_queue_init(struct vlad_queue *queue, const struct vlad_gate_config *gate,
                     enum vlad_aggregate aggregate, int64_t lookahead_ns);
 
-/* Producer. Gate, merge, gate again, publish. The only way in.
+/* Producer. Gate, merge, gate again, publish. The only way in. The producer may lose its processor
+ * between the gate's clock and the publication, so the timeline says when that is too late: after
+ * its predecessor's last action was due, or for a cold chunk a period after its action 0 is.
  *
  * Elapsed actions (due before now) are dropped. Where old and new overlap they are aggregated. The
  * old tail beyond the new chunk is kept, unless the step from the chunk to it is too large: the

@@ -369,6 +369,18 @@ static void decide(struct vlad_servo *servo, uint32_t requests, enum vlad_reacti
         engage(servo, VLAD_REQ_ENGAGE, reaction);
 }
 
+/* The deadline again, where nothing can come between: judged when a timeline is first seen. */
+static bool overdue(struct vlad_servo *servo, const struct vlad_timeline *timeline, int64_t now_ns)
+{
+    if (timeline->seq != servo->seen_seq || timeline->t0_ns != servo->seen_t0_ns) {
+        servo->seen_seq = timeline->seq;
+        servo->seen_t0_ns = timeline->t0_ns;
+        servo->overdue = now_ns > timeline->overdue_ns;
+        servo->now.counters.overdue += servo->overdue;
+    }
+    return servo->overdue;
+}
+
 /* The reference for this tick, read ahead so that the filter has no lag. Near the end of the queue
  * it stands still early enough that the arm is at rest when the last action is due. */
 static bool queue_reference(struct vlad_servo *servo, int64_t now_ns, int64_t *target_nu)
@@ -381,7 +393,7 @@ static bool queue_reference(struct vlad_servo *servo, int64_t now_ns, int64_t *t
     servo->now.queue_depth = 0;
     servo->now.t_execution_ns = 0;
     servo->now.last_due_ns = INT64_MIN;
-    if (timeline->n == 0 || timeline->epoch != servo->now.epoch)
+    if (timeline->n == 0 || timeline->epoch != servo->now.epoch || overdue(servo, timeline, now_ns))
         return false;
     servo->now.last_due_ns = last;
     servo->now.queue_depth = vlad_timeline_depth(timeline, now_ns);

@@ -107,6 +107,7 @@ struct vlad_servo_counters {
     uint64_t rejected[VLAD_N_REASONS];
     uint64_t starved[VLAD_N_STARVES]; /* ticks */
     uint64_t gaps, engaged_ticks, covered_ticks, negative_ages;
+    uint64_t overdue; /* timelines that were published too late, and not executed */
     uint64_t events_dropped, engagements, refused_requests;
 };
 
@@ -174,6 +175,9 @@ struct vlad_servo {
     int64_t written_nu[VLAD_MAX_JOINTS]; /* last goal that went out, or was adopted */
     int64_t lookahead_ns, read_at_ns, rest_since_ns, starved_since_ns;
     int starved_cause;
+    uint64_t seen_seq; /* of the timeline that was judged last, and its start */
+    int64_t seen_t0_ns;
+    bool overdue;
     int64_t bus_ns; /* this tick's time on the bus */
 
     /* The producer's own (vlad_servo_push). */

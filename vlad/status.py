@@ -81,7 +81,7 @@ def compose(
             "late": counters["rejected"]["late"],
             "stale": counters["rejected"]["stale"] + counters["rejected"]["frame_age"],
             "rejected": rejected, "tails_dropped": counters["tails_dropped"],
-            "negative_frame_ages": counters["negative_ages"],
+            "negative_frame_ages": counters["negative_ages"], "overdue": counters["overdue"],
         },
         "servo": {
             "rate_hz": servo_rate_hz, "realtime": report["realtime"],

@@ -356,6 +356,40 @@ static void test_servos_that_come_back_are_adopted_anew(void)
     }
 }
 
+/* The producer lost its processor between the gate's clock and the publication: what the gate found
+ * in time comes too late all the same, and the arm does not move on it. */
+static void test_a_chunk_published_too_late(void)
+{
+    int64_t due_ns, goal_nu[JOINTS];
+
+    for (int late = 0; late < 2; late++) {
+        begin_moving();
+        due_ns = seen.last_due_ns;
+        ticks((int)((due_ns - rig.now.t_ns) / TICK) - 1 + 2 * late);
+        CHECK_EQ(rig.now.t_ns > due_ns, late);
+        memcpy(goal_nu, seen.goal_nu, sizeof goal_nu);
+        CHECK_EQ(push_curve(due_ns - 10 * MS, 200 * MS, false), VLAD_ACCEPTED);
+        ticks(15);
+        CHECK_EQ(seen.counters.overdue, late);
+        CHECK_EQ(memcmp(goal_nu, seen.goal_nu, sizeof goal_nu) == 0, late);
+        CHECK_EQ(seen.queue_depth == 0, late);
+        if (late) { /* a cold start follows */
+            CHECK_EQ(push_curve(rig.now.t_ns, 0, true), VLAD_ACCEPTED);
+            ticks(20);
+            CHECK(!seen.at_rest);
+        }
+    }
+    for (int late = 0; late < 2; late++) {
+        begin();
+        ask(VLAD_REQ_ENGAGE);
+        ticks(20);
+        CHECK_EQ(push_curve(rig.now.t_ns - (late ? 100 : 10) * MS, 0, true), VLAD_ACCEPTED);
+        ticks(20);
+        CHECK_EQ(seen.counters.overdue, late);
+        CHECK_EQ(seen.at_rest, late);
+    }
+}
+
 static void test_refusals_and_causes(void)
 {
     begin();
@@ -532,6 +566,7 @@ int main(void)
     test_a_new_bus_is_not_parked();
     test_resume();
     test_servos_that_come_back_are_adopted_anew();
+    test_a_chunk_published_too_late();
     test_refusals_and_causes();
     test_last_checks();
     test_servo_health();

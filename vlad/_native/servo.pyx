@@ -414,6 +414,7 @@ cdef class Servo:
                 "starved": {STARVES[i]: k.starved[i] for i in range(VLAD_N_STARVES)},
                 "gaps": k.gaps, "engaged_ticks": k.engaged_ticks,
                 "covered_ticks": k.covered_ticks, "negative_ages": k.negative_ages,
+                "overdue": k.overdue,
                 "events_dropped": k.events_dropped, "engagements": k.engagements,
                 "refused_requests": k.refused_requests,
             },

@@ -129,7 +129,7 @@ cdef extern from "servo_loop.h" nogil:
         uint64_t chunks, accepted, clamped, clamped_elements, tails_dropped
         uint64_t rejected[12]
         uint64_t starved[8]
-        uint64_t gaps, engaged_ticks, covered_ticks, negative_ages
+        uint64_t gaps, engaged_ticks, covered_ticks, negative_ages, overdue
         uint64_t events_dropped, engagements, refused_requests
     struct vlad_servo_report:
         int64_t t_ns, mode, reaction
