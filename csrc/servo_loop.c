@@ -289,7 +289,7 @@ static void halt(struct vlad_servo *servo)
 }
 
 /* PARK sweeps the arm to the rest pose: an operator's hold ends it until a clear has left nothing
- * latched, and on a bus that was opened anew no fault parks before the operator has moved the arm. */
+ * latched, and on a bus that was opened anew no fault parks before an operator moved the arm. */
 static void park(struct vlad_servo *servo, uint32_t requests, enum vlad_reaction reaction)
 {
     bool asked = requests & VLAD_REQ_PARK;
@@ -650,7 +650,8 @@ void vlad_servo_tick(struct vlad_servo *servo, int64_t now_ns, int64_t late_ns)
         int fault = __builtin_ctzll(rest);
         uint64_t bit = BIT(fault);
 
-        servo->raised |= servo->watchdog.active & bit && vlad_fault_rows[fault].reaction >= VLAD_HOLD;
+        servo->raised |=
+            servo->watchdog.active & bit && vlad_fault_rows[fault].reaction >= VLAD_HOLD;
         emit(servo, VLAD_EV_FAULT, fault,
              (servo->watchdog.active & bit ? 1 : 0) | (servo->watchdog.latched & bit ? 2 : 0), 0);
     }

@@ -324,8 +324,8 @@ static void test_resume(void)
     }
 }
 
-/* Rows 19 and 44: servos that come back may have lost their power, and with it their torque. The bus
- * is given up, so that the supervisor reads anew what holds them. */
+/* Rows 19 and 44: servos that come back may have lost their power, and with it their torque. The
+ * bus is given up, so that the supervisor reads anew what holds them. */
 static void test_servos_that_come_back_are_adopted_anew(void)
 {
     int64_t pose_nu[JOINTS];
