@@ -7,6 +7,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport int64_t, uint32_t, uintptr_t
 from libc.string cimport memset
 
+from vlad._native.gate_c cimport *
 from vlad._native.servo_c cimport *
 
 import errno

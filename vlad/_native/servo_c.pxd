@@ -1,52 +1,13 @@
 # The servo loop's C declarations: csrc/servo_loop.h, memory_arm.h, feetech_arm.h.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
+from vlad._native.gate_c cimport (
+    vlad_aggregate, vlad_chunk, vlad_command, vlad_gate_config, vlad_gate_report, vlad_trajectory,
+)
+
 cdef extern from "vlad.h" nogil:
     enum:
         VLAD_ABI
-        VLAD_MAX_JOINTS
-        VLAD_MAX_ACTIONS
-    struct vlad_joint_limits:
-        int64_t min_nu, max_nu, v_max_nu_s, a_max_nu_s2, j_max_nu_s3
-    struct vlad_limits:
-        int n_joints
-        vlad_joint_limits joint[8]
-
-cdef extern from "gate.h" nogil:
-    enum:
-        VLAD_N_REASONS
-    enum vlad_verdict:
-        pass
-    enum vlad_reason:
-        pass
-    struct vlad_gate_config:
-        vlad_limits limits
-        int64_t period_ns, clamp_permille
-        int64_t max_observation_age_ns, max_cold_age_ns, max_frame_age_ns, max_reuse_age_ns
-        int64_t max_jump_nu, blend_ns
-    struct vlad_chunk:
-        uint64_t seq, epoch
-        int64_t t_obs_ns, frame_age_ns, reuse_age_ns
-        bint cold
-        int n_actions, n_joints
-        const double *actions
-    struct vlad_gate_report:
-        vlad_verdict verdict
-        vlad_reason reason
-        int joint, action
-        double value, bound
-        int n_clamped, n_tail_dropped
-    struct vlad_command:
-        uint64_t epoch
-        bint at_rest
-        int64_t rest_since_ns
-        int64_t goal_nu[8]
-    const char *vlad_reason_name(vlad_reason reason)
-    const char *vlad_verdict_name(vlad_verdict verdict)
-
-cdef extern from "action_queue.h" nogil:
-    enum vlad_aggregate:
-        pass
 
 cdef extern from "arm.h" nogil:
     struct vlad_arm_state:
@@ -66,11 +27,6 @@ cdef extern from "histogram.h" nogil:
         uint64_t count
         int64_t sum_ns, min_ns, max_ns
     int64_t vlad_histogram_quantile(const vlad_histogram *histogram, double q)
-
-cdef extern from "trajectory.h" nogil:
-    struct vlad_trajectory:
-        int64_t step_nu[8]
-        int n1, n2
 
 cdef extern from "watchdog.h" nogil:
     enum vlad_stage:
