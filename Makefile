@@ -60,6 +60,7 @@ reference: setup build $(REFERENCE)/.installed  ## against LeRobot itself: chunk
 	$(PY) -m pytest tests/reference $(TEST)
 
 vm: setup build  ## V4L2 with the vivid driver in an emulated machine
+	@tools/system_packages.sh qemu-system-x86 busybox-static kmod cpio
 	tests/vm/run.sh
 
 fuzz: setup  ## libFuzzer on the packet codec and the request scanner
