@@ -36,6 +36,7 @@ static void raise_faults(struct vlad_servo *servo, const struct vlad_chunk *chun
     case VLAD_R_NOT_FINITE:
         vlad_watchdog_pulse(watchdog, VLAD_F_ACTION_NOT_FINITE);
         break;
+    case VLAD_R_SHAPE:
     case VLAD_R_POSITION:
     case VLAD_R_STEP:
         if (third_bad(servo, now_ns))

@@ -421,3 +421,20 @@ def test_park_goes_slowly_to_rest_and_only_there_lets_go(servo_config: ServoConf
     assert judge["torque_mask"] == 0
     slow = [limit // 5 + 1 for limit in servo.step_limits()]
     assert all(a <= b for a, b in zip(judge["step_max_nu"], slow, strict=True))
+
+
+@pytest.mark.fault(12)
+def test_f12_a_policy_of_another_shape_holds_after_three(moving: Simulation) -> None:
+    for i in range(3):
+        assert push(moving, np.zeros((CHUNK, 5)))["reason"] == "shape"
+        assert (tick(moving)["mode"] == "stopping") == (i == 2)
+
+
+def test_a_pose_that_is_old_in_part_keeps_its_time(moving: Simulation) -> None:
+    heard_ns = moving.servo.joint_state()[0]
+    moving.arm.inject(silent=0b000010)
+    tick(moving, 3)
+    assert moving.servo.joint_state()[0] == heard_ns
+    moving.arm.inject(silent=0)
+    tick(moving)
+    assert moving.servo.joint_state()[0] > heard_ns

@@ -1,0 +1,203 @@
+/* Authority: from requests and reactions to a mode, and why engaging is refused. */
+#include <string.h> /* memcpy */
+
+#include "servo_parts.h"
+
+#define TORQUE_OFF_REPEATS 3  /* unacknowledged; torque on is read back by the arm */
+
+static bool beyond_limits(const struct vlad_servo *servo, const int64_t *pose_nu)
+{
+    const struct vlad_limits *limits = &servo->config.gate.limits;
+
+    for (int j = 0; j < limits->n_joints; j++) {
+        const struct vlad_joint_limits *joint = &limits->joint[j];
+        int64_t slack = (joint->max_nu - joint->min_nu) / 1000 * servo->config.gate.clamp_permille;
+
+        if (pose_nu[j] < joint->min_nu - slack || pose_nu[j] > joint->max_nu + slack)
+            return true;
+    }
+    return false;
+}
+
+uint64_t vlad_servo_why_not(struct vlad_servo *servo, enum vlad_reaction reaction)
+{
+    int n = servo->config.gate.limits.n_joints;
+    uint64_t why = atomic_load_explicit(&servo->refusals, memory_order_acquire);
+
+    if (!servo->ops || servo->seen_joints != (1u << n) - 1)
+        why |= VLAD_WHY_BUS;
+    else if (beyond_limits(servo, servo->torque_on ? servo->written_nu
+                                                   : servo->now.arm.position_nu))
+        why |= VLAD_WHY_LIMITS;
+    if (servo->watchdog.latched)
+        why |= VLAD_WHY_LATCHED;
+    else if (reaction >= VLAD_HOLD)
+        why |= VLAD_WHY_FAULT;
+    if (!servo->config.allow_non_realtime &&
+        !atomic_load_explicit(&servo->realtime, memory_order_relaxed))
+        why |= VLAD_WHY_REALTIME;
+    if (servo->mode == VLAD_STOPPING || (servo->torque_on && !servo->torque_wanted))
+        why |= VLAD_WHY_MOVING; /* until torque off has gone out nobody knows what they hold */
+    return why;
+}
+
+void vlad_servo_set_torque(struct vlad_servo *servo, bool on)
+{
+    servo->torque_wanted = on;
+    servo->torque_repeats = on ? 1 : TORQUE_OFF_REPEATS;
+    servo->torque_tries = 0;
+    vlad_servo_emit(servo, VLAD_EV_TORQUE, (1 << servo->config.gate.limits.n_joints) - 1, on, 0);
+}
+
+static void refuse(struct vlad_servo *servo, uint32_t request, uint64_t why)
+{
+    servo->now.counters.refused_requests++;
+    vlad_servo_emit(servo, VLAD_EV_REFUSED, request, (int64_t)why, 0);
+}
+
+void vlad_servo_take_pose(struct vlad_servo *servo)
+{
+    memcpy(servo->written_nu, servo->now.arm.position_nu, sizeof servo->written_nu);
+    vlad_trajectory_reset(&servo->trajectory, servo->written_nu);
+}
+
+/* From READY nothing holds the arm yet: its present pose becomes the command, then torque. */
+static void take_hold(struct vlad_servo *servo)
+{
+    if (servo->torque_on)
+        return;
+    vlad_servo_take_pose(servo);
+    vlad_servo_set_torque(servo, true);
+}
+
+static void engage(struct vlad_servo *servo, uint32_t request, enum vlad_reaction reaction)
+{
+    uint64_t why = vlad_servo_why_not(servo, reaction);
+    bool from_here = servo->mode == VLAD_HOLDING ||
+                     (servo->mode == VLAD_READY && request == VLAD_REQ_ENGAGE);
+
+    if (request == VLAD_REQ_RESUME && !servo->resumable)
+        from_here = false;
+
+    if (servo->mode == VLAD_ENGAGED)
+        return;
+    if (why || !from_here) {
+        refuse(servo, request, why);
+        return;
+    }
+    take_hold(servo);
+    servo->commanded = servo->resumable = true;
+    servo->now.epoch++;
+    servo->now.counters.engagements++;
+    servo->read_at_ns = INT64_MIN;
+    atomic_store_explicit(&servo->starve_cause, VLAD_STARVE_COLD, memory_order_relaxed);
+    vlad_servo_enter(servo, VLAD_ENGAGED);
+}
+
+static void limp(struct vlad_servo *servo)
+{
+    if (!servo->ops) {
+        refuse(servo, VLAD_REQ_LIMP, VLAD_WHY_BUS);
+        return;
+    }
+    /* Whatever the loop believes: some joints may have had torque when adopted. */
+    vlad_servo_set_torque(servo, false);
+    servo->parking = false;
+    vlad_trajectory_reset(&servo->trajectory, servo->written_nu);
+    vlad_servo_enter(servo, servo->watchdog.latched ? VLAD_FAULTED : VLAD_READY);
+}
+
+static bool moving_mode(const struct vlad_servo *servo)
+{
+    return servo->mode == VLAD_ENGAGED || servo->mode == VLAD_STOPPING;
+}
+
+void vlad_servo_halt(struct vlad_servo *servo)
+{
+    servo->parking = false;
+    if (moving_mode(servo))
+        vlad_servo_enter(servo, VLAD_STOPPING);
+}
+
+/* PARK sweeps the arm to the rest pose: an operator's hold ends it until a clear has left nothing
+ * latched, and on a bus that was opened anew no fault parks before an operator moved the arm. */
+static void park(struct vlad_servo *servo, uint32_t requests, enum vlad_reaction reaction)
+{
+    bool asked = requests & VLAD_REQ_PARK;
+
+    if ((requests & VLAD_REQ_CLEAR && !servo->watchdog.latched) || asked)
+        servo->park_inhibited = false;
+    if (requests & VLAD_REQ_HOLD)
+        servo->park_inhibited = true;
+    if (!asked && (reaction != VLAD_PARK || servo->park_inhibited || !servo->commanded))
+        return;
+    if (asked && reaction == VLAD_HOLD && (servo->watchdog.latched || servo->raised)) {
+        refuse(servo, VLAD_REQ_PARK, servo->watchdog.latched ? VLAD_WHY_LATCHED : VLAD_WHY_FAULT);
+        return;
+    }
+    if (!servo->config.has_rest_pose || !servo->ops || !servo->torque_on ||
+        !servo->torque_wanted) {
+        if (asked)
+            refuse(servo, VLAD_REQ_PARK, servo->ops ? 0 : VLAD_WHY_BUS);
+        return;
+    }
+    if (servo->mode == VLAD_STOPPING && !servo->parking && !asked)
+        return; /* a fault parks only once the arm has stopped */
+    servo->parking = servo->commanded = true;
+    vlad_servo_enter(servo, VLAD_STOPPING);
+}
+
+/* Within one tick the lowest authority wins: the requests that a lower one overrules. */
+static uint32_t overruled(uint32_t requests)
+{
+    const uint32_t drive = VLAD_REQ_RESUME | VLAD_REQ_ENGAGE;
+
+    if (requests & (VLAD_REQ_LIMP | VLAD_REQ_HOLD))
+        return requests & (VLAD_REQ_PARK | drive);
+    return requests & VLAD_REQ_PARK ? requests & drive : 0;
+}
+
+/* Whether the arm must stop. An operator may park an arm that an unlatched fault holds, a lost
+ * camera say; but the next fault ends that, as any latched one does. */
+static bool must_halt(const struct vlad_servo *servo, enum vlad_reaction reaction)
+{
+    if (servo->parking)
+        return reaction == VLAD_HOLD && (servo->raised || servo->watchdog.latched);
+    return reaction >= VLAD_HOLD;
+}
+
+/* Requests and reactions to a mode. */
+void vlad_servo_decide(struct vlad_servo *servo, uint32_t requests, enum vlad_reaction reaction)
+{
+    uint32_t lost;
+
+    if (reaction == VLAD_LIMP && servo->torque_wanted && servo->ops)
+        requests |= VLAD_REQ_LIMP;
+    lost = overruled(requests);
+    if (lost)
+        refuse(servo, lost, VLAD_WHY_MOVING);
+    requests &= ~lost;
+    if (requests & VLAD_REQ_CLEAR)
+        vlad_watchdog_clear(&servo->watchdog);
+    if (requests & VLAD_REQ_LIMP) {
+        limp(servo);
+        return;
+    }
+    if (requests & VLAD_REQ_HOLD || must_halt(servo, reaction))
+        vlad_servo_halt(servo);
+    park(servo, requests, reaction);
+    if (servo->mode == VLAD_FAULTED && !servo->watchdog.latched)
+        vlad_servo_enter(servo, !servo->ops         ? VLAD_OFFLINE
+                                : servo->torque_on ? VLAD_HOLDING
+                                                   : VLAD_READY);
+    if (servo->watchdog.latched && servo->mode != VLAD_FAULTED && !moving_mode(servo))
+        vlad_servo_enter(servo, VLAD_FAULTED);
+    if (servo->watchdog.latched || !servo->ops)
+        servo->resumable = false; /* `clear`, then `engage` */
+    if (servo->returned && servo->mode == VLAD_FAULTED)
+        vlad_servo_release_bus(servo); /* one that was away may have lost power, so its torque */
+    if (requests & VLAD_REQ_RESUME)
+        engage(servo, VLAD_REQ_RESUME, reaction);
+    else if (requests & VLAD_REQ_ENGAGE)
+        engage(servo, VLAD_REQ_ENGAGE, reaction);
+}

@@ -1,0 +1,37 @@
+/* servo_parts.h: what the files of the servo loop share. All of it runs on the loop's thread.
+ *
+ *   servo_loop.c   the tick, the report, the words that cross threads
+ *   servo_sense.c  the bus: adopted, given up, and what the arm's answers show
+ *   servo_mode.c   requests and reactions to a mode
+ *   servo_wire.c   mode and queue to a goal, and the goal to the wire
+ *   servo_push.c   (the producer's thread) chunks in
+ *   servo_thread.c the thread under the tick
+ */
+#ifndef VLAD_SERVO_PARTS_H
+#define VLAD_SERVO_PARTS_H
+
+#include "servo_loop.h"
+
+#define BIT(fault) (1ULL << (fault))
+
+void vlad_servo_emit(struct vlad_servo *servo, enum vlad_event_kind kind, int64_t a, int64_t b,
+                     int64_t value);
+void vlad_servo_enter(struct vlad_servo *servo, enum vlad_mode mode);
+
+void vlad_servo_take_adoption(struct vlad_servo *servo);
+void vlad_servo_release_bus(struct vlad_servo *servo);
+/* Reads the arm; the mask of faults that it shows. */
+uint64_t vlad_servo_sense(struct vlad_servo *servo, int64_t now_ns);
+
+uint64_t vlad_servo_why_not(struct vlad_servo *servo, enum vlad_reaction reaction);
+void vlad_servo_decide(struct vlad_servo *servo, uint32_t requests, enum vlad_reaction reaction);
+void vlad_servo_halt(struct vlad_servo *servo);
+void vlad_servo_set_torque(struct vlad_servo *servo, bool on);
+void vlad_servo_take_pose(struct vlad_servo *servo); /* the present pose becomes the command */
+
+/* Moves the goal by one tick; true when there is something to write. */
+bool vlad_servo_next_goal(struct vlad_servo *servo, int64_t now_ns);
+void vlad_servo_write_goals(struct vlad_servo *servo, int64_t now_ns);
+void vlad_servo_write_torque(struct vlad_servo *servo, int64_t now_ns);
+
+#endif

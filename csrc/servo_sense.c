@@ -1,0 +1,117 @@
+/* What the servo loop makes of the bus: taking it over, giving it up, and the faults that the arm's
+ * answers show. */
+#include <string.h> /* memset, memcpy */
+
+#include "servo_parts.h"
+
+#define CORRUPT_HOLD 5     /* row 17 */
+#define CORRUPT_LATCH 10
+
+/* Takes over the bus that the supervisor opened. Whatever the servos hold is the command in force;
+ * nothing is written, so a restart never moves the arm. */
+void vlad_servo_take_adoption(struct vlad_servo *servo)
+{
+    int n = servo->config.gate.limits.n_joints;
+
+    if (!atomic_load_explicit(&servo->adoption_ready, memory_order_acquire))
+        return;
+    servo->ops = servo->adoption.ops;
+    servo->arm = servo->adoption.arm;
+    servo->torque_on = servo->torque_wanted = servo->adoption.torque_on;
+    memcpy(servo->written_nu, servo->adoption.command_nu, (size_t)n * sizeof(int64_t));
+    vlad_trajectory_reset(&servo->trajectory, servo->written_nu);
+    memset(&servo->now.arm, 0, sizeof servo->now.arm);
+    memset(servo->missed_run, 0, sizeof servo->missed_run);
+    memset(servo->corrupt_run, 0, sizeof servo->corrupt_run);
+    servo->seen_joints = 0;
+    servo->now.adoptions++;
+    servo->write_failures = 0;
+    servo->torque_repeats = 0; /* they were meant for the old bus */
+    servo->retry = false;
+    servo->parking = servo->commanded = servo->returned = false;
+    atomic_store_explicit(&servo->adoption_ready, 0, memory_order_release);
+    vlad_servo_enter(servo, servo->watchdog.latched ? VLAD_FAULTED : VLAD_READY);
+}
+
+/* The servos hold the last goal, at most one step away, until the supervisor has opened the bus
+ * anew and read what holds them. */
+void vlad_servo_release_bus(struct vlad_servo *servo)
+{
+    servo->ops = NULL;
+    servo->parking = false;
+    vlad_trajectory_reset(&servo->trajectory, servo->written_nu);
+    vlad_servo_enter(servo, VLAD_OFFLINE);
+}
+
+static bool silent_for_long(const struct vlad_servo *servo, int joint)
+{
+    return (int64_t)servo->missed_run[joint] * servo->config.period_ns >= servo->config.silent_ns;
+}
+
+/* Reads the arm and returns the faults that its answer shows. */
+uint64_t vlad_servo_sense(struct vlad_servo *servo, int64_t now_ns)
+{
+    struct vlad_servo_report *now = &servo->now;
+    int n = servo->config.gate.limits.n_joints, silent = 0;
+    uint64_t faults = 0;
+    uint8_t status = 0;
+    int64_t before_ns, heard_ns = now->arm.t_ns;
+    int rc;
+
+    if (!servo->ops)
+        return 0;
+    before_ns = servo->ops->now_ns(servo->arm);
+    rc = servo->ops->read(servo->arm, now_ns + servo->config.read_budget_ns, &now->arm);
+    servo->bus_ns = servo->ops->now_ns(servo->arm) - before_ns;
+    now->counters.reads++;
+    if (rc) {
+        now->counters.read_errors++;
+        vlad_servo_release_bus(servo);
+        return BIT(VLAD_F_SERIAL_UNPLUGGED);
+    }
+    servo->seen_joints |= now->arm.answered;
+    if (now->arm.answered != (1u << n) - 1)
+        now->arm.t_ns = heard_ns; /* a pose that is old in part must not look fresh */
+    for (int j = 0; j < n; j++) {
+        uint32_t bit = 1u << j;
+
+        if (now->arm.answered & bit) {
+            servo->returned |= silent_for_long(servo, j);
+            servo->missed_run[j] = servo->corrupt_run[j] = 0;
+            status |= now->arm.status[j];
+            if (servo->config.park_c && now->arm.temperature_c[j] >= servo->config.park_c)
+                faults |= BIT(VLAD_F_SERVO_OVER_TEMPERATURE);
+            if (servo->config.min_voltage_mv &&
+                now->arm.voltage_mv[j] < servo->config.min_voltage_mv)
+                faults |= BIT(VLAD_F_SERVO_VOLTAGE);
+        } else if (now->arm.corrupt & bit) {
+            now->counters.corrupt[j]++;
+            servo->corrupt_run[j]++;
+            if (servo->corrupt_run[j] >= CORRUPT_HOLD)
+                faults |= BIT(VLAD_F_REPLY_CORRUPT);
+            if (servo->corrupt_run[j] >= CORRUPT_LATCH)
+                faults |= BIT(VLAD_F_BUS_GARBAGE);
+        } else {
+            now->counters.missed[j]++;
+            servo->missed_run[j]++;
+            silent += silent_for_long(servo, j);
+        }
+    }
+    if (silent == n) { /* row 44: without power they forget torque and goals */
+        vlad_servo_release_bus(servo);
+        return BIT(VLAD_F_SERVO_SUPPLY_LOST);
+    }
+    if (silent)
+        faults |= BIT(VLAD_F_SERVO_SILENT);
+    if (status & VLAD_STATUS_OVERLOAD)
+        faults |= BIT(VLAD_F_SERVO_OVERLOAD);
+    if (status & (VLAD_STATUS_TEMPERATURE))
+        faults |= BIT(VLAD_F_SERVO_OVER_TEMPERATURE);
+    if (status & VLAD_STATUS_VOLTAGE)
+        faults |= BIT(VLAD_F_SERVO_VOLTAGE);
+    if (status & VLAD_STATUS_ENCODER)
+        faults |= BIT(VLAD_F_SERVO_ENCODER);
+    if (status & VLAD_STATUS_CURRENT)
+        faults |= BIT(VLAD_F_SERVO_OVERLOAD);
+    return faults;
+}

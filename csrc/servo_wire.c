@@ -1,0 +1,210 @@
+/* From mode and queue to the next goal, its last checks, and the wire. */
+#include <errno.h>  /* EAGAIN */
+#include <string.h> /* memcpy, memcmp */
+
+#include "servo_parts.h"
+
+#define WRITE_FAILURES_LOST 3 /* row 16: then as row 15 */
+#define TORQUE_TRIES 20       /* then the servos do not take it: as row 19 */
+
+/* The deadline again, where nothing can come between: judged when a timeline is first seen. */
+static bool overdue(struct vlad_servo *servo, const struct vlad_timeline *timeline, int64_t now_ns)
+{
+    if (timeline->seq != servo->seen_seq || timeline->t0_ns != servo->seen_t0_ns) {
+        servo->seen_seq = timeline->seq;
+        servo->seen_t0_ns = timeline->t0_ns;
+        servo->overdue = now_ns > timeline->overdue_ns;
+        servo->now.counters.overdue += servo->overdue;
+    }
+    return servo->overdue;
+}
+
+/* The reference for this tick, read ahead so that the filter has no lag. Near the end of the queue
+ * it stands still early enough that the arm is at rest when the last action is due. */
+static bool queue_reference(struct vlad_servo *servo, int64_t now_ns, int64_t *target_nu)
+{
+    const struct vlad_timeline *timeline = vlad_queue_newest(&servo->queue);
+    int64_t last = vlad_timeline_last_due_ns(timeline), at;
+    int n = servo->config.gate.limits.n_joints;
+
+    memcpy(target_nu, servo->trajectory.input_nu, sizeof servo->trajectory.input_nu);
+    servo->now.queue_depth = 0;
+    servo->now.t_execution_ns = 0;
+    servo->now.last_due_ns = INT64_MIN;
+    if (timeline->n == 0 || timeline->epoch != servo->now.epoch || overdue(servo, timeline, now_ns))
+        return false;
+    servo->now.last_due_ns = last;
+    servo->now.queue_depth = vlad_timeline_depth(timeline, now_ns);
+    if (servo->now.queue_depth > 0)
+        servo->now.t_execution_ns = last + timeline->period_ns - now_ns;
+    at = now_ns + servo->lookahead_ns;
+    if (at > last - servo->lookahead_ns)
+        at = last - servo->lookahead_ns;
+    if (at < servo->read_at_ns || at < timeline->t0_ns)
+        at = servo->read_at_ns > timeline->t0_ns ? servo->read_at_ns : timeline->t0_ns;
+    if (at > last)
+        return false;
+    servo->read_at_ns = at;
+    vlad_timeline_at(timeline, n, at, target_nu);
+    {
+        int64_t k = (now_ns - timeline->t0_ns) / timeline->period_ns;
+
+        k = k < 0 ? 0 : k >= timeline->n ? timeline->n - 1 : k;
+        servo->now.wire_age_ns = now_ns - timeline->t_obs_ns[k];
+        if (servo->now.queue_depth > 0 && servo->now.wire_age_ns > servo->now.wire_age_max_ns)
+            servo->now.wire_age_max_ns = servo->now.wire_age_ns;
+    }
+    return now_ns + servo->lookahead_ns <= last - servo->lookahead_ns;
+}
+
+static void count_coverage(struct vlad_servo *servo, bool covered, int64_t now_ns)
+{
+    struct vlad_servo_counters *counters = &servo->now.counters;
+
+    counters->engaged_ticks++;
+    if (covered) {
+        counters->covered_ticks++;
+        if (servo->starved_since_ns)
+            vlad_servo_emit(servo, VLAD_EV_GAP, servo->starved_cause, 0,
+                            now_ns - servo->starved_since_ns);
+        servo->starved_since_ns = 0;
+        return;
+    }
+    servo->starved_cause = atomic_load_explicit(&servo->starve_cause, memory_order_relaxed);
+    if (!servo->starved_since_ns) {
+        servo->starved_since_ns = now_ns;
+        counters->gaps++;
+    }
+    counters->starved[servo->starved_cause]++;
+}
+
+/* The last checks before the wire. A goal that fails is not written. */
+static bool may_write(struct vlad_servo *servo, const int64_t *goal_nu)
+{
+    const struct vlad_limits *limits = &servo->config.gate.limits;
+
+    for (int j = 0; j < limits->n_joints; j++) {
+        int64_t last = servo->written_nu[j], step = goal_nu[j] - last;
+        /* An arm found outside its limits may only move inwards. */
+        int64_t min = last < limits->joint[j].min_nu ? last : limits->joint[j].min_nu;
+        int64_t max = last > limits->joint[j].max_nu ? last : limits->joint[j].max_nu;
+
+        if (goal_nu[j] < min || goal_nu[j] > max) {
+            servo->now.counters.wire_limit++;
+            vlad_servo_emit(servo, VLAD_EV_WIRE, j, 1, goal_nu[j]);
+            return false;
+        }
+        if (step > servo->trajectory.step_nu[j] || -step > servo->trajectory.step_nu[j]) {
+            servo->now.counters.wire_step++;
+            vlad_servo_emit(servo, VLAD_EV_WIRE, j, 2, goal_nu[j]);
+            return false;
+        }
+    }
+    return true;
+}
+
+void vlad_servo_write_goals(struct vlad_servo *servo, int64_t now_ns)
+{
+    struct vlad_servo_counters *counters = &servo->now.counters;
+    const int64_t *goal_nu = servo->trajectory.goal_nu;
+    int64_t deadline_ns = now_ns + servo->config.period_ns / 2, before_ns;
+    int rc;
+
+    if (!may_write(servo, goal_nu)) {
+        vlad_watchdog_pulse(&servo->watchdog, VLAD_F_ACTION_OUT_OF_LIMITS);
+        vlad_trajectory_reset(&servo->trajectory, servo->written_nu);
+        vlad_servo_halt(servo);
+        return;
+    }
+    before_ns = servo->ops->now_ns(servo->arm);
+    rc = servo->ops->write(servo->arm, deadline_ns, goal_nu);
+    servo->bus_ns += servo->ops->now_ns(servo->arm) - before_ns;
+    if (rc == 0) {
+        counters->writes++;
+        servo->write_failures = 0;
+        servo->retry = false;
+        memcpy(servo->written_nu, goal_nu, sizeof servo->written_nu);
+        return;
+    }
+    if (rc == -EAGAIN) { /* the same goal again next tick: the trajectory waits for the wire */
+        counters->dropped_writes++;
+        servo->retry = true;
+        if (++servo->write_failures < WRITE_FAILURES_LOST) {
+            vlad_watchdog_pulse(&servo->watchdog, VLAD_F_SHORT_WRITE);
+            return;
+        }
+    }
+    counters->write_errors++;
+    vlad_servo_release_bus(servo);
+    vlad_watchdog_pulse(&servo->watchdog, VLAD_F_SERIAL_UNPLUGGED);
+}
+
+void vlad_servo_write_torque(struct vlad_servo *servo, int64_t now_ns)
+{
+    uint32_t all = (1u << servo->config.gate.limits.n_joints) - 1;
+    int64_t before_ns;
+    bool power = servo->torque_wanted && !servo->torque_on;
+    int rc = -EAGAIN;
+
+    if (servo->torque_repeats == 0 || !servo->ops)
+        return;
+    if (power)
+        vlad_servo_take_pose(servo); /* a limp arm may have sagged since the last try */
+    before_ns = servo->ops->now_ns(servo->arm);
+    if (!power || servo->now.arm.answered == all) /* power comes with a pose of this very tick */
+        rc = servo->ops->torque(servo->arm, now_ns + servo->config.period_ns, all,
+                                servo->torque_wanted, servo->written_nu);
+    servo->bus_ns += servo->ops->now_ns(servo->arm) - before_ns;
+    if (rc) {
+        if (++servo->torque_tries == TORQUE_TRIES) {
+            servo->torque_repeats = 0;
+            servo->torque_wanted = servo->torque_on;
+            vlad_watchdog_pulse(&servo->watchdog, VLAD_F_SERVO_SILENT);
+        }
+        return; /* tried again next tick; a dead bus shows in the next read */
+    }
+    servo->torque_repeats--;
+    servo->torque_on = servo->torque_wanted;
+}
+
+/* Moves the goal by one tick as the mode demands; true when there is something to write. */
+bool vlad_servo_next_goal(struct vlad_servo *servo, int64_t now_ns)
+{
+    int64_t target_nu[VLAD_MAX_JOINTS];
+
+    if (servo->retry && servo->torque_wanted)
+        return true;
+    switch (servo->mode) {
+    case VLAD_ENGAGED:
+        if (!servo->torque_on)
+            return false; /* the present pose goes out together with the torque */
+        count_coverage(servo, queue_reference(servo, now_ns, target_nu), now_ns);
+        vlad_trajectory_advance(&servo->trajectory, target_nu, 1000);
+        return true;
+    case VLAD_STOPPING:
+        if (!servo->parking) {
+            if (vlad_trajectory_stop(&servo->trajectory))
+                vlad_servo_enter(servo, servo->watchdog.latched ? VLAD_FAULTED : VLAD_HOLDING);
+            return true;
+        }
+        if (servo->trajectory.stopping) {
+            vlad_trajectory_stop(&servo->trajectory);
+            return true;
+        }
+        vlad_trajectory_advance(&servo->trajectory, servo->config.rest_nu,
+                                servo->config.park_permille);
+        if (vlad_trajectory_at_rest(&servo->trajectory) &&
+            memcmp(servo->trajectory.goal_nu, servo->config.rest_nu,
+                   (size_t)servo->config.gate.limits.n_joints * sizeof(int64_t)) == 0) {
+            servo->parking = false;
+            vlad_servo_emit(servo, VLAD_EV_PARKED, 0, 0, 0);
+            vlad_servo_set_torque(servo, false);
+            vlad_servo_enter(servo, servo->watchdog.latched ? VLAD_FAULTED : VLAD_READY);
+        }
+        return true;
+    case VLAD_HOLDING:
+        return servo->torque_wanted;
+    default:
+        return false;
+    }
+}
