@@ -1,8 +1,10 @@
 """One STS3215: its registers, its position loop and its protections, without a clock or a wire.
 
 Stall torque 2.94 N m at 12 V and 0.222 s per 60 degrees at no load are Feetech's figures. The
-stiffness of 17.8 N m/rad at P = 16 is the servo gain of TheRobotStudio's first SO-101 simulation
-model; with I = 0 the stretched arm sags by two to four degrees, as a real one does.
+stiffness of 17.8 N m/rad at P = 16 is the gain in TheRobotStudio/SO-ARM100,
+Simulation/SO101/joints_properties.xml (taken there from Open_Duck_Playground; later revisions of the
+arm's model use 998). With I = 0 the stretched arm then sags by about two degrees. Neither was compared
+with a real servo here.
 """
 
 from __future__ import annotations
