@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from vlad.servo import MS, STAGES, Servo, now_ns
 from vlad.stage import Stage
 
 POLL_NS = 4 * MS
+MAX_AHEAD_NS = 1_000 * MS  # drivers stamp some 70 ms ahead (vivid); a second is no clock of ours
 BLIND_FAULTS = (CameraFault.LOST, CameraFault.STALLED)
 
 
@@ -51,16 +51,13 @@ class Capture:
     def body(self, name: str) -> _Body:
         return _Body(self, self.eyes[name])
 
-    def max_frame_age_ns(self) -> int:
-        """Two periods of the slowest camera."""
-        return max((math.ceil(2e9 / eye.camera.fps) for eye in self.eyes.values()), default=0)
-
     def fresh(self, now: int, max_age_ns: int) -> dict[str, Frame] | None:
-        """The newest frame of every camera, or None when one is missing or older than the bound."""
+        """The newest frame of every camera, or None when one is missing, older than the bound or
+        stamped more than a second ahead."""
         frames = {}
         for name, eye in self.eyes.items():
             frame = eye.frame
-            if frame is None or now - frame.t_capture_ns > max_age_ns:
+            if frame is None or not -MAX_AHEAD_NS <= now - frame.t_capture_ns <= max_age_ns:
                 return None
             frames[name] = frame
         return frames

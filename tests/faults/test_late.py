@@ -20,11 +20,9 @@ MARGIN = 0.06  # units: filter, interpolation and the blend of a seam, at 0.39 u
 
 
 class Witness:
-    """Judges the written goals from the arrivals alone: the curve is a function of absolute time,
-    so an action executed at the wrong time shows as a goal off the curve."""
+    """Judges every arrival by its own age, whatever the gate said of it."""
 
     def __init__(self) -> None:
-        self.anchors: list[tuple[int, int]] = []  # (arrival, shift of the executed curve)
         self.rejected: Counter[str] = Counter()
         self.arrivals: list[Arrival] = []
 
@@ -36,11 +34,8 @@ class Witness:
         age = arrival.t_arrival_ns - arrival.t_obs_ns
         if arrival.request.cold:
             assert age <= 10_000 * MS + PERIOD_NS, "a cold chunk older than 10 s was accepted"
-            anchored = -(-arrival.t_arrival_ns // PERIOD_NS) * PERIOD_NS
-            self.anchors.append((arrival.t_arrival_ns, arrival.t_obs_ns - anchored))
         else:
             assert age <= CHUNK * PERIOD_NS, "a chunk older than N/f was accepted"
-            self.anchors.append((arrival.t_arrival_ns, 0))
 
 
 def run_hours(
