@@ -77,7 +77,7 @@ struct vlad_servo_config {
     int64_t rest_nu[VLAD_MAX_JOINTS];
     int park_permille;                /* speed of PARK, of v_max */
     bool allow_non_realtime;
-    int64_t warn_c, park_c;           /* servo temperature */
+    int64_t park_c;                   /* servo temperature of fault 21; 0 = status bit only */
     int64_t min_voltage_mv;           /* below: fault 22; 0 = not checked */
 };
 

@@ -17,7 +17,7 @@ import structlog
 import vlad
 from vlad import notify
 from vlad.arm_link import ArmLink
-from vlad.camera import Camera, open_camera
+from vlad.camera import open_camera
 from vlad.capture import Capture
 from vlad.config import Config
 from vlad.errors import Refused
@@ -97,7 +97,6 @@ class Daemon:
             [open_camera(c) for c in config.cameras], self.servo, MAX_BLIND_NS
         )
         self.inference = Inference(self.servo, self.capture, seed=config.policy.seed)
-        self.realtime_reason = ""
         self.exit_status = 0
         self.started_ns = now_ns()
         self.socket_fresh: Callable[[int], bool] = lambda now: True  # Control.fresh, once there is one
@@ -110,7 +109,6 @@ class Daemon:
         self._stages: list[Stage] = []
         self._details: dict[str, str] = {}
         self._load_lock = threading.Lock()
-        self._records_seen = 0
         self._engaged_since_ns: int | None = None
         self._notify = notify.Notifier()
 
@@ -121,13 +119,13 @@ class Daemon:
         self.link.connect()
         for eye in self.capture.eyes.values():
             eye.camera.start()
-        self.realtime_reason = self.servo.start(
+        refused = self.servo.start(
             self.config.servo.priority,
             self.config.servo.affinity[0] if self.config.servo.affinity else -1,
         )
-        if self.realtime_reason:
-            self._details["realtime"] = f"not real time: {self.realtime_reason}"
-            self._log.warning("not_realtime", reason=self.realtime_reason,
+        if refused:
+            self._details["realtime"] = f"not real time: {refused}"
+            self._log.warning("not_realtime", reason=refused,
                               allowed=self.config.servo.allow_non_realtime)
         stage = self.config.stage
         for name in self.capture.eyes:
@@ -392,6 +390,3 @@ def run(config: Config, *, mode: str | None = None, socket: str | None = None,
     status = daemon.run()
     control.stop()
     return status
-
-
-__all__ = ["Camera", "Daemon", "run", "servo_config"]

@@ -74,12 +74,6 @@ def now_ns():
     return vlad_clock_now_ns()
 
 
-cdef int64_t nu(double units) except? -1:
-    if not -1e6 < units < 1e6:
-        raise ValueError(f"{units} units is no position")
-    return <int64_t>(units * 1e9 + (0.5 if units >= 0 else -0.5))
-
-
 cdef dict _histogram(const vlad_histogram *h):
     if h.count == 0:
         return {"count": 0, "min": 0.0, "mean": 0.0, "max": 0.0, "p50": 0.0, "p99": 0.0,
@@ -102,9 +96,8 @@ cdef class MemoryArm:
         cdef int64_t start[8]
         if not 1 <= len(pose) <= VLAD_MAX_JOINTS:
             raise ValueError(f"{len(pose)} joints: 1 to {VLAD_MAX_JOINTS} are possible")
-        for j, value in enumerate(pose):
-            start[j] = nu(value)
         self.n = len(pose)
+        read_pose(pose, self.n, start, "pose")
         vlad_memory_arm_init(&self.c, self.n, start,
                              vlad_clock_now_ns() if now_ns is None else now_ns)
         self.c.real_time = now_ns is None
@@ -132,8 +125,7 @@ cdef class MemoryArm:
         if bus_ns is not None:
             self.c.bus_ns = bus_ns
         if present is not None:
-            for j in range(self.n):
-                self.c.present_nu[j] = nu(present[j])
+            read_pose(present, self.n, self.c.present_nu, "present")
 
     def judge(self):
         return {
@@ -182,26 +174,10 @@ cdef class Servo:
         cdef vlad_servo_config c
         cdef int joint = -1, rc, j
         memset(&c, 0, sizeof(c))
-        joints = config.joints
-        if not 1 <= len(joints) <= VLAD_MAX_JOINTS:
-            raise ValueError(f"{len(joints)} joints: 1 to {VLAD_MAX_JOINTS} are possible")
-        self.n = len(joints)
-        c.gate.limits.n_joints = self.n
-        for j, limit in enumerate(joints):
-            c.gate.limits.joint[j].min_nu = nu(limit.min)
-            c.gate.limits.joint[j].max_nu = nu(limit.max)
-            c.gate.limits.joint[j].v_max_nu_s = nu(limit.v_max)
-            c.gate.limits.joint[j].a_max_nu_s2 = nu(limit.a_max)
-            c.gate.limits.joint[j].j_max_nu_s3 = nu(limit.j_max)
+        read_config(config, &c.gate)
+        self.n = c.gate.limits.n_joints
+        for j, limit in enumerate(config.joints):
             c.unit_nu[j] = limit.unit_nu
-        c.gate.period_ns = config.action_period_ns
-        c.gate.clamp_permille = config.clamp_permille
-        c.gate.max_observation_age_ns = config.max_observation_age_ns
-        c.gate.max_cold_age_ns = config.max_cold_age_ns
-        c.gate.max_frame_age_ns = config.max_frame_age_ns
-        c.gate.max_reuse_age_ns = config.max_reuse_age_ns
-        c.gate.max_jump_nu = nu(config.max_jump)
-        c.gate.blend_ns = config.blend_ns
         c.aggregate = <vlad_aggregate>(<int>AGGREGATES.index(config.aggregate))
         c.period_ns = config.period_ns
         c.read_budget_ns = config.read_budget_ns
@@ -209,8 +185,7 @@ cdef class Servo:
         c.overrun_hold_ns = config.overrun_hold_ns
         c.has_rest_pose = config.rest_pose is not None
         if config.rest_pose is not None:
-            for j, value in enumerate(config.rest_pose):
-                c.rest_nu[j] = nu(value)
+            read_pose(config.rest_pose, self.n, c.rest_nu, "rest_pose")
         c.park_permille = config.park_permille
         c.allow_non_realtime = config.allow_non_realtime
         c.park_c = config.park_c
@@ -227,8 +202,9 @@ cdef class Servo:
 
     def adopt_memory(self, MemoryArm arm, torque_on, command):
         cdef int64_t goal[8]
-        for j, value in enumerate(command):
-            goal[j] = nu(value)
+        if arm.n != self.n:
+            raise ValueError(f"the arm has {arm.n} joints, the loop {self.n}")
+        read_pose(command, self.n, goal, "command")
         self._arm = arm
         arm.c.torque_mask = (1 << self.n) - 1 if torque_on else 0
         self._check(vlad_servo_adopt(self.c, &vlad_memory_arm_ops, &arm.c, torque_on, goal))
@@ -238,6 +214,8 @@ cdef class Servo:
         cdef vlad_feetech_joint joint[8]
         cdef int64_t goal[8]
         cdef vlad_feetech_arm *arm
+        if len(joints) != self.n or len(command_nu) != self.n:
+            raise ValueError(f"{len(joints)} joints and {len(command_nu)} goals, {self.n} are wanted")
         self.feetech_at ^= 1
         arm = self.feetech + self.feetech_at
         memset(joint, 0, sizeof(joint))
@@ -313,14 +291,8 @@ cdef class Servo:
         cdef vlad_chunk chunk
         cdef vlad_gate_report report
         cdef int64_t now
-        memset(&chunk, 0, sizeof(chunk))
         memset(&report, 0, sizeof(report))
-        chunk.seq = seq
-        chunk.epoch = epoch
-        chunk.t_obs_ns = t_obs_ns
-        chunk.frame_age_ns = frame_age_ns
-        chunk.reuse_age_ns = reuse_age_ns
-        chunk.cold = cold
+        read_chunk(seq, epoch, t_obs_ns, frame_age_ns, reuse_age_ns, cold, &chunk)
         chunk.n_actions = <int>view.shape[0]
         chunk.n_joints = <int>view.shape[1]
         chunk.actions = &view[0, 0] if view.shape[0] and view.shape[1] else NULL

@@ -73,7 +73,7 @@ cdef extern from "servo_loop.h" nogil:
         int64_t rest_nu[8]
         int park_permille
         bint allow_non_realtime
-        int64_t warn_c, park_c, min_voltage_mv
+        int64_t park_c, min_voltage_mv
     struct vlad_event:
         int64_t t_ns, kind, a, b, value
     struct vlad_servo_counters:
