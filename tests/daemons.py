@@ -56,7 +56,8 @@ class ScriptedPolicy:
             self._start, self._t0 = np.array(state), now_ns()
         return now_ns()
 
-    def sample(self, prefix: int, *, generator: np.random.Generator) -> NDArray[np.float64]:
+    def sample(self, prefix: int, *, generator: np.random.Generator, steps: int | None = None,
+               guidance: Any = None) -> NDArray[np.float64]:
         self.calls += 1
         time.sleep(self.delay_s)
         if self.fail is not None:

@@ -45,7 +45,8 @@ def describe(event: tuple[int, str, int, int, int], joints: tuple[str, ...]) -> 
 def chunk_event(record: ChunkRecord, joints: tuple[str, ...]) -> dict[str, Any]:
     """A completed request: when it was made, when it arrived, what the gate said."""
     body: dict[str, Any] = {
-        "t_ns": record.t_arrival_ns, "event": "chunk", "chunk": record.seq, "cold": record.cold,
+        "t_ns": record.t_arrival_ns, "event": "chunk", "chunk": record.seq, "rung": record.rung,
+        "cold": record.cold,
         "verdict": record.verdict, "t_request_ns": record.t_request_ns,
         "t_obs_ns": record.t_obs_ns,
         "t_inference_ms": (record.t_arrival_ns - record.t_request_ns) / MS,

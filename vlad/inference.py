@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from vlad.camera import Frame
 from vlad.capture import Capture
+from vlad.expert import Guidance
 from vlad.faults import BY_NAME
 from vlad.scheduler import LoadCheck, Request, Scheduler, SchedulerConfig, View
 from vlad.servo import MS, Servo, now_ns
@@ -38,7 +39,10 @@ class RunnablePolicy(Protocol):
     def warm_up(self) -> None: ...
     def encode_image(self, camera_index: int, image: NDArray[np.uint8]) -> Any: ...
     def prefill(self, tokens_by_camera: Sequence[Any], task: Any, state: Any) -> Any: ...
-    def sample(self, prefix: Any, *, generator: np.random.Generator) -> NDArray[np.float64]: ...
+    def sample(
+        self, prefix: Any, *, generator: np.random.Generator, steps: int | None = None,
+        guidance: Guidance | None = None,
+    ) -> NDArray[np.float64]: ...
     def close(self) -> None: ...
 
 
@@ -59,11 +63,22 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
-    request: Request
-    loaded: Loaded
+class Observation:
+    """What a prefix was made from. t_obs_ns: of the arm's state, not yet on the queue's grid. Ages
+    are t_obs - t_capture: of the oldest fresh frame, of the oldest reused tokens (0: none reused)."""
+
     t_obs_ns: int
     frame_age_ns: int
+    reuse_age_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A request on its way from the vision stage to the expert stage."""
+
+    request: Request
+    loaded: Loaded
+    observation: Observation
     prefix: Any
 
 
@@ -72,6 +87,7 @@ class ChunkRecord:
     """One completed request, for `events`, the report and the plot. Times in ns."""
 
     seq: int
+    rung: str
     cold: bool
     t_request_ns: int
     t_obs_ns: int
@@ -179,7 +195,7 @@ class Inference:
             tokens.append(loaded.policy.encode_image(index, frames[name].image))
             stage.beat()
         prefix = loaded.policy.prefill(tokens, task, state)
-        return _Work(request, loaded, t_obs, age, prefix)
+        return _Work(request, loaded, Observation(t_obs, age), prefix)
 
     # --- expert stage ------------------------------------------------------------------------
 
@@ -191,16 +207,21 @@ class Inference:
             except queue.Empty:
                 continue
             try:
-                actions = work.loaded.policy.sample(work.prefix, generator=self._generator)
-                self._push(work, actions)
+                self._push(work, self._sample(work))
             except Exception as error:
                 self._fail(work.request, error)
 
+    def _sample(self, work: _Work) -> NDArray[np.float64]:
+        """The chunk of a request: the one place where the sampler's options are chosen."""
+        return work.loaded.policy.sample(
+            work.prefix, generator=self._generator, steps=work.request.rung.steps, guidance=None
+        )
+
     def _push(self, work: _Work, actions: NDArray[np.float64]) -> None:
-        request = work.request
+        request, seen = work.request, work.observation
         report = self._servo.push(
-            actions, seq=request.seq, epoch=request.epoch, t_obs_ns=work.t_obs_ns,
-            frame_age_ns=work.frame_age_ns, cold=request.cold,
+            actions, seq=request.seq, epoch=request.epoch, t_obs_ns=seen.t_obs_ns,
+            frame_age_ns=seen.frame_age_ns, reuse_age_ns=seen.reuse_age_ns, cold=request.cold,
         )
         arrival = report["now_ns"]
         with self._idle:
@@ -209,7 +230,7 @@ class Inference:
             self._servo.starve(self.scheduler.cause)
             self._idle.notify_all()
         record = ChunkRecord(
-            request.seq, request.cold, request.admitted_ns, work.t_obs_ns, arrival,
+            request.seq, request.rung.name, request.cold, request.admitted_ns, seen.t_obs_ns, arrival,
             request.predicted_ns, request.t_execution_ns, report["verdict"], report["reason"],
             report["joint"], report["action"], report["value"], report["bound"],
             report["n_clamped"],

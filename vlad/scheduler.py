@@ -14,6 +14,8 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from vlad.ladder import FULL, Rung
+
 
 class Starve(IntEnum):
     """Why an engaged arm has nothing to execute (csrc/servo_loop.h, enum vlad_starve)."""
@@ -118,6 +120,7 @@ class Request:
     admitted_ns: int
     predicted_ns: int
     t_execution_ns: int
+    rung: Rung = FULL
 
 
 @dataclass(slots=True)
