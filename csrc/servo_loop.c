@@ -87,6 +87,7 @@ static void publish(struct vlad_servo *servo, enum vlad_reaction reaction, int64
     for (int f = 1; f <= VLAD_N_FAULTS; f++) {
         now->fault_since_ns[f] = servo->watchdog.state[f].since_ns;
         now->fault_count[f] = servo->watchdog.state[f].count;
+        now->fault_reaction[f] = (uint8_t)vlad_watchdog_reaction(&servo->watchdog, (unsigned)f);
     }
     memcpy(now->goal_nu, servo->written_nu, sizeof now->goal_nu);
     vlad_seqlock_write(&servo->command.lock, &servo->command.body, &command, sizeof command);
@@ -113,10 +114,34 @@ int vlad_servo_init(struct vlad_servo *servo, const struct vlad_servo_config *co
     return rc;
 }
 
+/* What the faults of this tick demand; every change is told. */
+static enum vlad_reaction judge(struct vlad_servo *servo, int64_t now_ns, const uint8_t *own)
+{
+    struct vlad_watchdog *watchdog = &servo->watchdog;
+    struct vlad_watchdog_input input;
+    uint64_t changed, halting = 0;
+    enum vlad_reaction worst;
+
+    vlad_watchdog_gather(watchdog, now_ns, own, &input);
+    worst = vlad_watchdog_judge(watchdog, now_ns, &input, &changed);
+    for (unsigned f = 1; f <= VLAD_N_FAULTS; f++) {
+        enum vlad_reaction reaction = vlad_watchdog_reaction(watchdog, f);
+        int64_t state = (watchdog->active & BIT(f) ? 1 : 0) | (watchdog->latched & BIT(f) ? 2 : 0);
+
+        if (reaction >= VLAD_HOLD)
+            halting |= BIT(f);
+        if (changed & BIT(f))
+            vlad_servo_emit(servo, VLAD_EV_FAULT, f, state, reaction);
+    }
+    servo->raised = halting & ~servo->halting;
+    servo->halting = halting;
+    return worst;
+}
+
 void vlad_servo_tick(struct vlad_servo *servo, int64_t now_ns, int64_t late_ns)
 {
     struct vlad_servo_report *now = &servo->now;
-    uint64_t own, changed = 0;
+    uint8_t own[VLAD_N_FAULTS + 1] = { 0 };
     uint32_t requests;
     enum vlad_reaction reaction;
     /* A stall inside a tick skips periods, so the next wake-up is not late: the gap tells. */
@@ -127,27 +152,15 @@ void vlad_servo_tick(struct vlad_servo *servo, int64_t now_ns, int64_t late_ns)
     vlad_histogram_add(&now->wake, late_ns);
     vlad_watchdog_beat(&servo->watchdog, VLAD_STAGE_SERVO, now_ns);
     if (late_ns > servo->config.overrun_hold_ns || gap_ns > servo->config.overrun_hold_ns)
-        vlad_watchdog_pulse(&servo->watchdog, VLAD_F_SERVO_DEADLINE_MISSED);
+        vlad_servo_raise(own, VLAD_F_SERVO_DEADLINE_MISSED, VLAD_HOLD);
 
     vlad_servo_take_adoption(servo);
-    own = vlad_servo_sense(servo, now_ns);
+    vlad_servo_sense(servo, now_ns, own);
     if (servo->mode == VLAD_ENGAGED && servo->starved_since_ns &&
         servo->starved_cause != VLAD_STARVE_COLD && servo->starved_cause != VLAD_STARVE_SYNC)
-        own |= BIT(VLAD_F_QUEUE_DRAINED);
+        vlad_servo_raise(own, VLAD_F_QUEUE_DRAINED, VLAD_SLOW);
 
-    reaction = vlad_watchdog_evaluate(&servo->watchdog, now_ns, own, &changed);
-    servo->raised = false;
-    for (uint64_t rest = changed; rest; rest &= rest - 1) {
-        int fault = __builtin_ctzll(rest);
-        uint64_t bit = BIT(fault);
-
-        servo->raised |=
-            servo->watchdog.active & bit && vlad_fault_rows[fault].reaction >= VLAD_HOLD;
-        vlad_servo_emit(servo, VLAD_EV_FAULT, fault,
-                        (servo->watchdog.active & bit ? 1 : 0) |
-                            (servo->watchdog.latched & bit ? 2 : 0),
-                        0);
-    }
+    reaction = judge(servo, now_ns, own);
     requests = atomic_exchange_explicit(&servo->requests, 0, memory_order_acquire);
     if (requests)
         now->handled++;

@@ -83,7 +83,7 @@ struct vlad_servo_config {
 
 enum vlad_event_kind {
     VLAD_EV_MODE,     /* a = old, b = new */
-    VLAD_EV_FAULT,    /* a = fault id, b = active | latched << 1 */
+    VLAD_EV_FAULT,    /* a = fault id, b = active | latched << 1, value = enum vlad_reaction now */
     VLAD_EV_REFUSED,  /* a = request, b = why_not mask */
     VLAD_EV_GAP,      /* a = starve cause, value = duration ns: the queue is covered again */
     VLAD_EV_WIRE,     /* a = joint, b = 1 limit 2 step, value = goal nu that was not written */
@@ -123,6 +123,7 @@ struct vlad_servo_report {
     uint64_t active, latched;
     int64_t fault_since_ns[VLAD_N_FAULTS + 1];
     uint64_t fault_count[VLAD_N_FAULTS + 1];
+    uint8_t fault_reaction[VLAD_N_FAULTS + 1]; /* in force: the row's, or that of a lower level */
     int64_t goal_nu[VLAD_MAX_JOINTS];
     struct vlad_arm_state arm;
     struct vlad_servo_counters counters;
@@ -165,7 +166,8 @@ struct vlad_servo {
     bool torque_on, parking, park_inhibited, retry, at_rest;
     bool commanded; /* the operator has set the arm in motion since this bus was adopted */
     bool resumable; /* nothing has been latched since the last engagement */
-    bool raised;    /* in this tick a fault with reaction HOLD or worse became active */
+    uint64_t halting; /* bit = fault id: reacts with HOLD or worse */
+    bool raised;    /* in this tick one more does */
     bool returned;  /* a servo that was silent for long answers again */
     int torque_repeats, torque_tries;
     bool torque_wanted;

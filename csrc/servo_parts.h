@@ -20,8 +20,15 @@ void vlad_servo_enter(struct vlad_servo *servo, enum vlad_mode mode);
 
 void vlad_servo_take_adoption(struct vlad_servo *servo);
 void vlad_servo_release_bus(struct vlad_servo *servo);
-/* Reads the arm; the mask of faults that it shows. */
-uint64_t vlad_servo_sense(struct vlad_servo *servo, int64_t now_ns);
+/* Reads the arm and raises the faults that it shows. own: level by fault id. */
+void vlad_servo_sense(struct vlad_servo *servo, int64_t now_ns, uint8_t *own);
+
+/* The loop itself sees the condition of `fault`, which is to react at `level` at most. */
+static inline void vlad_servo_raise(uint8_t *own, enum vlad_fault fault, enum vlad_reaction level)
+{
+    if (level > own[fault])
+        own[fault] = (uint8_t)level;
+}
 
 uint64_t vlad_servo_why_not(struct vlad_servo *servo, enum vlad_reaction reaction);
 void vlad_servo_decide(struct vlad_servo *servo, uint32_t requests, enum vlad_reaction reaction);

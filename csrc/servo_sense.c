@@ -48,18 +48,16 @@ static bool silent_for_long(const struct vlad_servo *servo, int joint)
     return (int64_t)servo->missed_run[joint] * servo->config.period_ns >= servo->config.silent_ns;
 }
 
-/* Reads the arm and returns the faults that its answer shows. */
-uint64_t vlad_servo_sense(struct vlad_servo *servo, int64_t now_ns)
+void vlad_servo_sense(struct vlad_servo *servo, int64_t now_ns, uint8_t *own)
 {
     struct vlad_servo_report *now = &servo->now;
     int n = servo->config.gate.limits.n_joints, silent = 0;
-    uint64_t faults = 0;
     uint8_t status = 0;
     int64_t before_ns, heard_ns = now->arm.t_ns;
     int rc;
 
     if (!servo->ops)
-        return 0;
+        return;
     before_ns = servo->ops->now_ns(servo->arm);
     rc = servo->ops->read(servo->arm, now_ns + servo->config.read_budget_ns, &now->arm);
     servo->bus_ns = servo->ops->now_ns(servo->arm) - before_ns;
@@ -67,7 +65,8 @@ uint64_t vlad_servo_sense(struct vlad_servo *servo, int64_t now_ns)
     if (rc) {
         now->counters.read_errors++;
         vlad_servo_release_bus(servo);
-        return BIT(VLAD_F_SERIAL_UNPLUGGED);
+        vlad_servo_raise(own, VLAD_F_SERIAL_UNPLUGGED, VLAD_HOLD);
+        return;
     }
     servo->seen_joints |= now->arm.answered;
     if (now->arm.answered != (1u << n) - 1)
@@ -80,17 +79,17 @@ uint64_t vlad_servo_sense(struct vlad_servo *servo, int64_t now_ns)
             servo->missed_run[j] = servo->corrupt_run[j] = 0;
             status |= now->arm.status[j];
             if (servo->config.park_c && now->arm.temperature_c[j] >= servo->config.park_c)
-                faults |= BIT(VLAD_F_SERVO_OVER_TEMPERATURE);
+                vlad_servo_raise(own, VLAD_F_SERVO_OVER_TEMPERATURE, VLAD_PARK);
             if (servo->config.min_voltage_mv &&
                 now->arm.voltage_mv[j] < servo->config.min_voltage_mv)
-                faults |= BIT(VLAD_F_SERVO_VOLTAGE);
+                vlad_servo_raise(own, VLAD_F_SERVO_VOLTAGE, VLAD_HOLD);
         } else if (now->arm.corrupt & bit) {
             now->counters.corrupt[j]++;
             servo->corrupt_run[j]++;
             if (servo->corrupt_run[j] >= CORRUPT_HOLD)
-                faults |= BIT(VLAD_F_REPLY_CORRUPT);
+                vlad_servo_raise(own, VLAD_F_REPLY_CORRUPT, VLAD_HOLD);
             if (servo->corrupt_run[j] >= CORRUPT_LATCH)
-                faults |= BIT(VLAD_F_BUS_GARBAGE);
+                vlad_servo_raise(own, VLAD_F_BUS_GARBAGE, VLAD_HOLD);
         } else {
             now->counters.missed[j]++;
             servo->missed_run[j]++;
@@ -99,19 +98,17 @@ uint64_t vlad_servo_sense(struct vlad_servo *servo, int64_t now_ns)
     }
     if (silent == n) { /* row 44: without power they forget torque and goals */
         vlad_servo_release_bus(servo);
-        return BIT(VLAD_F_SERVO_SUPPLY_LOST);
+        vlad_servo_raise(own, VLAD_F_SERVO_SUPPLY_LOST, VLAD_HOLD);
+        return;
     }
     if (silent)
-        faults |= BIT(VLAD_F_SERVO_SILENT);
-    if (status & VLAD_STATUS_OVERLOAD)
-        faults |= BIT(VLAD_F_SERVO_OVERLOAD);
-    if (status & (VLAD_STATUS_TEMPERATURE))
-        faults |= BIT(VLAD_F_SERVO_OVER_TEMPERATURE);
+        vlad_servo_raise(own, VLAD_F_SERVO_SILENT, VLAD_HOLD);
+    if (status & (VLAD_STATUS_OVERLOAD | VLAD_STATUS_CURRENT))
+        vlad_servo_raise(own, VLAD_F_SERVO_OVERLOAD, VLAD_HOLD);
+    if (status & VLAD_STATUS_TEMPERATURE)
+        vlad_servo_raise(own, VLAD_F_SERVO_OVER_TEMPERATURE, VLAD_PARK);
     if (status & VLAD_STATUS_VOLTAGE)
-        faults |= BIT(VLAD_F_SERVO_VOLTAGE);
+        vlad_servo_raise(own, VLAD_F_SERVO_VOLTAGE, VLAD_HOLD);
     if (status & VLAD_STATUS_ENCODER)
-        faults |= BIT(VLAD_F_SERVO_ENCODER);
-    if (status & VLAD_STATUS_CURRENT)
-        faults |= BIT(VLAD_F_SERVO_OVERLOAD);
-    return faults;
+        vlad_servo_raise(own, VLAD_F_SERVO_ENCODER, VLAD_HOLD);
 }

@@ -29,10 +29,13 @@ void vlad_watchdog_bound(struct vlad_watchdog *watchdog, enum vlad_stage stage, 
 
 void vlad_watchdog_hold(struct vlad_watchdog *watchdog, enum vlad_fault fault, bool condition)
 {
-    if (condition)
-        atomic_fetch_or_explicit(&watchdog->held, bit(fault), memory_order_release);
-    else
-        atomic_fetch_and_explicit(&watchdog->held, ~bit(fault), memory_order_release);
+    vlad_watchdog_hold_at(watchdog, fault, condition ? VLAD_LIMP : VLAD_NONE);
+}
+
+void vlad_watchdog_hold_at(struct vlad_watchdog *watchdog, enum vlad_fault fault,
+                           enum vlad_reaction level)
+{
+    atomic_store_explicit(&watchdog->held[fault], (uint8_t)level, memory_order_release);
 }
 
 void vlad_watchdog_pulse(struct vlad_watchdog *watchdog, enum vlad_fault fault)
@@ -63,49 +66,87 @@ static void occurred(struct vlad_fault_state *state, const struct vlad_fault_row
         state->latched = true;
 }
 
+/* level: VLAD_NONE = the condition does not hold. */
 static void update(struct vlad_fault_state *state, const struct vlad_fault_row *row,
-                   int64_t now_ns, bool condition, bool pulsed)
+                   int64_t now_ns, enum vlad_reaction level, bool pulsed)
 {
-    if (!condition) {
+    if (level == VLAD_NONE) {
         if (state->active && now_ns - state->last_true_ns >= row->clear_after_ns)
             state->active = false;
         return;
     }
+    if (level > row->reaction)
+        level = row->reaction;
     if (!state->active && !state->latched)
         state->since_ns = now_ns;
+    if (!state->active || level >= state->level ||
+        now_ns - state->level_ns >= row->clear_after_ns) {
+        state->level = level;
+        state->level_ns = now_ns;
+    }
     if (!state->active || pulsed)
         occurred(state, row, now_ns);
     state->active = true;
     state->last_true_ns = now_ns;
-    state->latched = state->latched || row->latch;
+    state->latched = state->latched || (row->latch && level == row->reaction);
 }
 
-enum vlad_reaction vlad_watchdog_evaluate(struct vlad_watchdog *watchdog, int64_t now_ns,
-                                          uint64_t own, uint64_t *changed)
+enum vlad_reaction vlad_watchdog_reaction(const struct vlad_watchdog *watchdog, unsigned fault)
 {
-    uint64_t pulsed = atomic_exchange_explicit(&watchdog->pulsed, 0, memory_order_acquire);
-    uint64_t held = own | atomic_load_explicit(&watchdog->held, memory_order_acquire);
+    const struct vlad_fault_state *state = &watchdog->state[fault];
+    enum vlad_reaction row = vlad_fault_rows[fault].reaction;
+
+    if (state->latched)
+        return row > VLAD_HOLD ? row : VLAD_HOLD;
+    return state->active ? state->level : VLAD_NONE;
+}
+
+static void raise(uint8_t *levels, unsigned fault, uint8_t level)
+{
+    if (level > levels[fault])
+        levels[fault] = level;
+}
+
+void vlad_watchdog_gather(struct vlad_watchdog *watchdog, int64_t now_ns, const uint8_t *own,
+                          struct vlad_watchdog_input *input)
+{
+    input->pulsed = atomic_exchange_explicit(&watchdog->pulsed, 0, memory_order_acquire);
+    for (unsigned f = 0; f <= VLAD_N_FAULTS; f++) {
+        input->level[f] = own[f];
+        raise(input->level, f,
+              atomic_load_explicit(&watchdog->held[f], memory_order_acquire));
+    }
+    for (int s = 0; s < VLAD_N_STAGES; s++)
+        if (!fresh(watchdog, s, now_ns))
+            raise(input->level, vlad_stage_fault[s], VLAD_LIMP);
+}
+
+enum vlad_reaction vlad_watchdog_judge(struct vlad_watchdog *watchdog, int64_t now_ns,
+                                       const struct vlad_watchdog_input *input,
+                                       uint64_t *changed)
+{
     uint64_t active = 0, latched = 0;
     enum vlad_reaction worst = VLAD_NONE;
 
-    for (int s = 0; s < VLAD_N_STAGES; s++)
-        if (!fresh(watchdog, s, now_ns))
-            held |= bit(vlad_stage_fault[s]);
+    *changed = 0;
     for (unsigned f = 1; f <= VLAD_N_FAULTS; f++) {
-        const struct vlad_fault_row *row = &vlad_fault_rows[f];
         struct vlad_fault_state *state = &watchdog->state[f];
+        bool pulsed = input->pulsed & bit(f);
+        enum vlad_reaction before = vlad_watchdog_reaction(watchdog, f), now;
 
-        update(state, row, now_ns, (held | pulsed) & bit(f), pulsed & bit(f));
+        update(state, &vlad_fault_rows[f], now_ns,
+               pulsed ? VLAD_LIMP : (enum vlad_reaction)input->level[f], pulsed);
+        now = vlad_watchdog_reaction(watchdog, f);
         if (state->active)
             active |= bit(f);
         if (state->latched)
             latched |= bit(f);
-        if ((state->active || state->latched) && row->reaction > worst)
-            worst = row->reaction;
-        if (state->latched && worst < VLAD_HOLD)
-            worst = VLAD_HOLD;
+        if (now != before)
+            *changed |= bit(f);
+        if (now > worst)
+            worst = now;
     }
-    *changed = (active ^ watchdog->active) | (latched ^ watchdog->latched);
+    *changed |= (active ^ watchdog->active) | (latched ^ watchdog->latched);
     watchdog->active = active;
     watchdog->latched = latched;
     return worst;

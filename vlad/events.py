@@ -11,7 +11,19 @@ import structlog
 
 from vlad.faults import BY_ID
 from vlad.inference import ChunkRecord
-from vlad.servo import CLEAR, ENGAGE, HOLD, LIMP, MODES, MS, PARK, RESUME, STARVES, WHY_NOT
+from vlad.servo import (
+    CLEAR,
+    ENGAGE,
+    HOLD,
+    LIMP,
+    MODES,
+    MS,
+    PARK,
+    REACTIONS,
+    RESUME,
+    STARVES,
+    WHY_NOT,
+)
 
 KEPT = 4096
 REQUESTS = {LIMP: "limp", HOLD: "hold", PARK: "park", CLEAR: "clear", RESUME: "resume",
@@ -26,7 +38,7 @@ def describe(event: tuple[int, str, int, int, int], joints: tuple[str, ...]) -> 
         body: dict[str, Any] = {"from": MODES[a], "to": MODES[b]}
     elif kind == "fault":
         row = BY_ID[a]
-        body = {"id": a, "name": row.name, "reaction": row.reaction.name.lower(),
+        body = {"id": a, "name": row.name, "reaction": REACTIONS[value],
                 "active": bool(b & 1), "latched": bool(b & 2), "text": row.title}
     elif kind == "refused":
         body = {"request": "+".join(n for bit, n in REQUESTS.items() if a & bit),

@@ -17,6 +17,7 @@ from vlad._native.servo import (
     MAX_ACTIONS,
     MODES,
     PARK,
+    REACTIONS,
     REASONS,
     RESUME,
     STAGES,
@@ -83,7 +84,7 @@ class ServoConfig:
 
 
 __all__ = [
-    "AGGREGATES", "CLEAR", "DEG", "ENGAGE", "HOLD", "LIMP", "MAX_ACTIONS", "MODES", "MS", "PARK", "REASONS",
-    "RESUME", "SO101_UNIT_NU", "STAGES", "STARVES", "WHY_BIT", "WHY_NOT", "JointLimits",
+    "AGGREGATES", "CLEAR", "DEG", "ENGAGE", "HOLD", "LIMP", "MAX_ACTIONS", "MODES", "MS", "PARK", "REACTIONS",
+    "REASONS", "RESUME", "SO101_UNIT_NU", "STAGES", "STARVES", "WHY_BIT", "WHY_NOT", "JointLimits",
     "MemoryArm", "Servo", "ServoConfig", "now_ns",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 from vlad.capture import Capture
 from vlad.faults import BY_ID
 from vlad.inference import Inference
-from vlad.servo import MS
+from vlad.servo import MS, REACTIONS
 
 WHY_TEXT = {
     "bus": "no bus, or a servo has not answered yet",
@@ -28,18 +28,18 @@ WHY_TEXT = {
 
 
 def fault_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Active and latched faults, most severe first."""
+    """Active and latched faults, most severe first; `reaction` is the one in force."""
     rows = []
-    for fault, (active, latched, since_ns, count) in report["faults"].items():
+    for fault, (active, latched, since_ns, count, reaction) in report["faults"].items():
         if not (active or latched):
             continue
         row = BY_ID[fault]
         rows.append({
             "id": fault, "name": row.name, "title": row.title,
-            "reaction": row.reaction.name.lower(), "active": active, "latched": latched,
+            "reaction": reaction, "active": active, "latched": latched,
             "since_ns": since_ns, "count": count,
         })
-    return sorted(rows, key=lambda r: (-int(BY_ID[r["id"]].reaction), r["id"]))
+    return sorted(rows, key=lambda r: (-REACTIONS.index(r["reaction"]), r["id"]))
 
 
 def why_not_engageable(report: Mapping[str, Any], details: Mapping[str, str]) -> list[str]:

@@ -12,9 +12,30 @@
 static struct vlad_watchdog dog;
 static uint64_t changed;
 
+static enum vlad_reaction evaluate_levels(int64_t now_ns, const uint8_t *own)
+{
+    struct vlad_watchdog_input input;
+
+    vlad_watchdog_gather(&dog, now_ns, own, &input);
+    return vlad_watchdog_judge(&dog, now_ns, &input, &changed);
+}
+
 static enum vlad_reaction evaluate(int64_t now_ns, uint64_t own)
 {
-    return vlad_watchdog_evaluate(&dog, now_ns, own, &changed);
+    uint8_t levels[VLAD_N_FAULTS + 1];
+
+    for (unsigned f = 0; f <= VLAD_N_FAULTS; f++)
+        levels[f] = own & BIT(f) ? VLAD_LIMP : VLAD_NONE;
+    return evaluate_levels(now_ns, levels);
+}
+
+static enum vlad_reaction evaluate_at(int64_t now_ns, enum vlad_fault fault,
+                                      enum vlad_reaction level)
+{
+    uint8_t levels[VLAD_N_FAULTS + 1] = { 0 };
+
+    levels[fault] = (uint8_t)level;
+    return evaluate_levels(now_ns, levels);
 }
 
 enum kind { PLAIN, LATCHING, REPEATING };
@@ -299,8 +320,47 @@ static void test_hold_is_per_fault(void)
     CHECK_EQ(dog.active, BIT(VLAD_F_ABI_MISMATCH));
 }
 
+/* Rows 21, 22, 24, 42: a condition may hold at less than the row's reaction. The level rises at
+ * once, falls after the clear time, and only the row's own reaction latches at once. */
+static void test_levels(void)
+{
+    enum vlad_fault f = VLAD_F_SERVO_OVER_TEMPERATURE;
+    int64_t clear = vlad_fault_rows[f].clear_after_ns, t;
+
+    CHECK(vlad_fault_rows[f].latch && vlad_fault_rows[f].reaction == VLAD_PARK && clear > 0);
+    vlad_watchdog_init(&dog, 0);
+    CHECK_EQ(evaluate_at(MS, f, VLAD_WARN), VLAD_WARN);
+    CHECK_EQ(changed, BIT(f));
+    CHECK_EQ(evaluate_at(2 * MS, f, VLAD_SLOW), VLAD_SLOW);
+    CHECK_EQ(changed, BIT(f)); /* a level that rises is told, and is the same occurrence */
+    CHECK_EQ(dog.state[f].count, 1);
+    CHECK_EQ(dog.state[f].since_ns, MS);
+    t = 2 * MS + clear;
+    CHECK_EQ(evaluate_at(t - 1, f, VLAD_WARN), VLAD_SLOW);
+    CHECK_EQ(changed, 0);
+    CHECK_EQ(evaluate_at(t, f, VLAD_WARN), VLAD_WARN);
+    CHECK_EQ(changed, BIT(f));
+    CHECK_EQ(evaluate_at(t + clear, f, VLAD_NONE), VLAD_NONE);
+    CHECK_EQ(dog.active | dog.latched, 0);
+
+    vlad_watchdog_hold_at(&dog, f, VLAD_HOLD); /* by another stage: the worse of the two counts */
+    CHECK_EQ(evaluate_at(t + clear + MS, f, VLAD_WARN), VLAD_HOLD);
+    CHECK_EQ(vlad_watchdog_reaction(&dog, f), VLAD_HOLD);
+    CHECK_EQ(dog.latched, 0);
+    vlad_watchdog_hold_at(&dog, f, VLAD_LIMP); /* never more than the row says */
+    CHECK_EQ(evaluate_at(t + clear + 2 * MS, f, VLAD_NONE), VLAD_PARK);
+    CHECK_EQ(dog.latched, BIT(f));
+    vlad_watchdog_hold_at(&dog, f, VLAD_NONE);
+    CHECK_EQ(evaluate_at(t + 9 * clear, f, VLAD_WARN), VLAD_PARK); /* latched: as the row says */
+    CHECK_EQ(vlad_watchdog_clear(&dog), BIT(f)); /* and still warm */
+    CHECK_EQ(evaluate_at(t + 10 * clear, f, VLAD_NONE), VLAD_PARK);
+    CHECK_EQ(vlad_watchdog_clear(&dog), 0);
+    CHECK_EQ(vlad_watchdog_reaction(&dog, f), VLAD_NONE);
+}
+
 int main(void)
 {
+    test_levels();
     test_quiet();
     test_every_row();
     test_most_severe_wins();

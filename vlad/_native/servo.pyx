@@ -261,9 +261,15 @@ cdef class Servo:
                             vlad_clock_now_ns() if now_ns is None else now_ns)
 
     def hold_fault(self, fault, condition):
+        self.level_fault(fault, "limp" if condition else "none")
+
+    def level_fault(self, fault, level):
         if not 1 <= fault <= VLAD_N_FAULTS:
             raise ValueError(f"no fault {fault}")
-        vlad_watchdog_hold(&self.c.watchdog, <vlad_fault>(<int>fault), condition)
+        if level not in REACTIONS:
+            raise ValueError(f"level {level!r}: one of {', '.join(REACTIONS)} is wanted")
+        vlad_watchdog_hold_at(&self.c.watchdog, <vlad_fault>(<int>fault),
+                              <vlad_reaction>(<int>REACTIONS.index(level)))
 
     def pulse_fault(self, fault):
         if not 1 <= fault <= VLAD_N_FAULTS:
@@ -351,7 +357,7 @@ cdef class Servo:
         n = self.n
         faults = {
             f: (bool(r.active >> f & 1), bool(r.latched >> f & 1), r.fault_since_ns[f],
-                r.fault_count[f])
+                r.fault_count[f], REACTIONS[r.fault_reaction[f]])
             for f in range(1, VLAD_N_FAULTS + 1) if r.fault_count[f]
         }
         return {

@@ -33,11 +33,13 @@ cdef extern from "watchdog.h" nogil:
         pass
     enum vlad_fault:
         pass
+    enum vlad_reaction:
+        pass
     struct vlad_watchdog:
         pass
     void vlad_watchdog_beat(vlad_watchdog *, vlad_stage, int64_t)
     void vlad_watchdog_bound(vlad_watchdog *, vlad_stage, int64_t, int64_t)
-    void vlad_watchdog_hold(vlad_watchdog *, vlad_fault, bint)
+    void vlad_watchdog_hold_at(vlad_watchdog *, vlad_fault, vlad_reaction)
     void vlad_watchdog_pulse(vlad_watchdog *, vlad_fault)
     bint vlad_watchdog_all_fresh(vlad_watchdog *, int64_t)
 
@@ -95,6 +97,7 @@ cdef extern from "servo_loop.h" nogil:
         uint64_t active, latched
         int64_t fault_since_ns[51]
         uint64_t fault_count[51]
+        uint8_t fault_reaction[51]
         int64_t goal_nu[8]
         vlad_arm_state arm
         vlad_servo_counters counters

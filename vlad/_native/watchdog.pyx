@@ -1,6 +1,7 @@
 """vlad._native.watchdog: csrc/watchdog.c for Python. Meanings are in watchdog.pyi."""
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport memset
 
 from vlad._native.gate_c cimport to_ns
 
@@ -23,9 +24,14 @@ cdef extern from "watchdog.h" nogil:
     void vlad_watchdog_init(vlad_watchdog *, int64_t)
     void vlad_watchdog_beat(vlad_watchdog *, vlad_stage, int64_t)
     void vlad_watchdog_bound(vlad_watchdog *, vlad_stage, int64_t, int64_t)
-    void vlad_watchdog_hold(vlad_watchdog *, vlad_fault, bint)
+    struct vlad_watchdog_input:
+        pass
+    void vlad_watchdog_hold_at(vlad_watchdog *, vlad_fault, vlad_reaction)
     void vlad_watchdog_pulse(vlad_watchdog *, vlad_fault)
-    vlad_reaction vlad_watchdog_evaluate(vlad_watchdog *, int64_t, uint64_t, uint64_t *)
+    void vlad_watchdog_gather(vlad_watchdog *, int64_t, const uint8_t *, vlad_watchdog_input *)
+    vlad_reaction vlad_watchdog_judge(vlad_watchdog *, int64_t, const vlad_watchdog_input *,
+                                      uint64_t *)
+    vlad_reaction vlad_watchdog_reaction(const vlad_watchdog *, unsigned)
     uint64_t vlad_watchdog_clear(vlad_watchdog *)
     bint vlad_watchdog_all_fresh(vlad_watchdog *, int64_t)
 
@@ -43,6 +49,12 @@ cdef int fault_id(fault) except -1:
     if not 1 <= fault <= VLAD_N_FAULTS:
         raise ValueError(f"fault {fault}: 1 to {VLAD_N_FAULTS} are known")
     return fault
+
+
+cdef int reaction_index(level) except -1:
+    if level not in REACTIONS:
+        raise ValueError(f"level {level!r}: one of {', '.join(REACTIONS)} is wanted")
+    return REACTIONS.index(level)
 
 
 cdef frozenset ids(uint64_t mask):
@@ -63,16 +75,26 @@ cdef class Watchdog:
                             to_ns(now_ns, "now_ns"))
 
     def hold(self, fault, condition):
-        vlad_watchdog_hold(&self.c, <vlad_fault>fault_id(fault), condition)
+        self.hold_at(fault, "limp" if condition else "none")
+
+    def hold_at(self, fault, level):
+        vlad_watchdog_hold_at(&self.c, <vlad_fault>fault_id(fault),
+                              <vlad_reaction>reaction_index(level))
 
     def pulse(self, fault):
         vlad_watchdog_pulse(&self.c, <vlad_fault>fault_id(fault))
 
     def evaluate(self, now_ns, own=()):
-        cdef uint64_t mask = 0, changed
+        cdef uint64_t changed
+        cdef uint8_t levels[VLAD_N_FAULTS + 1]
+        cdef vlad_watchdog_input input
+        cdef int64_t now = to_ns(now_ns, "now_ns")
+        memset(levels, 0, sizeof(levels))
         for fault in own:
-            mask |= <uint64_t>1 << fault_id(fault)
-        reaction = vlad_watchdog_evaluate(&self.c, to_ns(now_ns, "now_ns"), mask, &changed)
+            level = own[fault] if isinstance(own, dict) else "limp"
+            levels[fault_id(fault)] = reaction_index(level)
+        vlad_watchdog_gather(&self.c, now, levels, &input)
+        reaction = vlad_watchdog_judge(&self.c, now, &input, &changed)
         return REACTIONS[<int>reaction], ids(changed)
 
     def clear(self):
@@ -88,6 +110,9 @@ cdef class Watchdog:
     @property
     def latched(self):
         return ids(self.c.latched)
+
+    def reaction(self, fault):
+        return REACTIONS[<int>vlad_watchdog_reaction(&self.c, fault_id(fault))]
 
     def count(self, fault):
         return self.c.state[fault_id(fault)].count
