@@ -8,6 +8,7 @@ bounds, default and meaning, in vlad/config_keys.py and, made from it, in docs/c
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import tomllib
 import types
@@ -146,11 +147,16 @@ def _bare(annotation: object) -> tuple[typing.Any, list[msgspec.Meta]]:
         return annotation, notes
 
 
+@functools.cache
+def _fields(table: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+    return {field.name: field for field in msgspec.structs.fields(table)}
+
+
 def _read_table(value: object, table: type[msgspec.Struct], key: str, path: Path) -> object:
     where = f"{key}." if key else ""
     if not isinstance(value, dict):
         fail(path, key, f"is a table, not {_shown(value)}")
-    fields = {field.name: field for field in msgspec.structs.fields(table)}
+    fields = _fields(table)
     for name in value:
         if name not in fields:
             fail(path, f"{where}{name}", f"unknown key{hint(name, list(fields))}")
