@@ -63,9 +63,16 @@ vm: setup build  ## V4L2 with the vivid driver in an emulated machine
 	@tools/system_packages.sh qemu-system-x86 busybox-static kmod cpio
 	tests/vm/run.sh
 
-fuzz: setup  ## libFuzzer on the packet codec and the request scanner
+FUZZ_LIMIT = $(if $(RUNS),-runs=$(RUNS),-max_total_time=$(or $(SECONDS),60))
+fuzz: setup build  ## libFuzzer on packet codec, request scanner, manifest, configuration; SECONDS= or RUNS= each
 	@tools/system_packages.sh clang-14 libclang-rt-14-dev
-	$(MAKE) -C csrc fuzz SECONDS=$(or $(SECONDS),60)
+	@$(PY) -c "import atheris" 2>/dev/null || $(PY) -m pip install -q --no-build-isolation -e ".[fuzz]"
+	$(MAKE) -C csrc fuzz SECONDS=$(or $(SECONDS),60) RUNS=$(RUNS)
+	for target in manifest config; do \
+		mkdir -p build/fuzz/$$target && \
+		$(PY) tests/fuzz/fuzz_$$target.py $(FUZZ_LIMIT) -max_len=16384 -artifact_prefix=build/fuzz/ \
+			-print_final_stats=1 build/fuzz/$$target tests/fuzz/corpus/$$target || exit 1; \
+	done
 
 clean:
 	rm -rf build .venv vlad/_native/*.so vlad/_native/vlad-safe-stop

@@ -1,4 +1,4 @@
-# libFuzzer targets: tests/fuzz_*.c, each run for SECONDS; needs clang and its fuzzer runtime.
+# libFuzzer targets: tests/fuzz_*.c, each run for SECONDS, or RUNS times; needs clang and its fuzzer runtime.
 #
 #   make -C csrc fuzz-feetech SECONDS=60
 #   make -C csrc fuzz                      all of them
@@ -6,6 +6,7 @@
 # the seeds of ../tests/fuzz/corpus/NAME.
 FUZZ_CC ?= clang-14
 SECONDS ?= 20
+LIMIT := $(if $(RUNS),-runs=$(RUNS),-max_total_time=$(SECONDS))
 FUZZ_OUT := ../build/fuzz
 FUZZ := $(patsubst tests/fuzz_%.c,%,$(wildcard tests/fuzz_*.c))
 FUZZ_FLAGS := -std=gnu11 -g -O1 -I. -Wall -Wextra -Wshadow -Wconversion -Werror \
@@ -18,5 +19,5 @@ $(FUZZ_OUT)/fuzz_%: tests/fuzz_%.c $(CORE) $(wildcard *.h)
 	$(FUZZ_CC) $(FUZZ_FLAGS) -pthread $< $(CORE) -lm -o $@
 $(FUZZ:%=fuzz-%): fuzz-%: $(FUZZ_OUT)/fuzz_%
 	@mkdir -p $(FUZZ_OUT)/$*
-	$< -max_total_time=$(SECONDS) -max_len=512 -print_final_stats=1 $(FUZZ_ARGS) $(FUZZ_OUT)/$* \
+	$< $(LIMIT) -max_len=512 -print_final_stats=1 $(FUZZ_ARGS) $(FUZZ_OUT)/$* \
 		$(wildcard ../tests/fuzz/corpus/$*)
