@@ -255,6 +255,7 @@ static bool merge_cold(struct vlad_queue *queue, const struct vlad_chunk *chunk,
 
 static void publish(struct vlad_queue *queue)
 {
+    queue->buffer[queue->back].number = ++queue->published;
     queue->newest = queue->back;
     queue->back = INDEX & atomic_exchange_explicit(&queue->shared, queue->back | FRESH,
                                                    memory_order_acq_rel);

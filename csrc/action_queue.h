@@ -25,6 +25,7 @@ enum vlad_aggregate {
 
 /* Actions due at t0_ns + k * period_ns, k = 0..n-1. n == 0: empty. */
 struct vlad_timeline {
+    uint64_t number;  /* of its publication: 1, 2, ... */
     uint64_t seq;     /* of the newest chunk in it */
     uint64_t epoch;   /* engagement it belongs to: the consumer ignores any other */
     int64_t t0_ns;
@@ -42,6 +43,7 @@ struct vlad_queue {
     struct vlad_timeline buffer[3];
     _Atomic uint32_t shared; /* index of the middle buffer | FRESH; written by both by exchange */
     uint32_t back, front;    /* producer's and consumer's own buffer index */
+    uint64_t published;      /* producer: how many timelines so far */
     uint32_t newest;         /* producer: what it last published; never `back`, so only read */
     int64_t chunk_nu[VLAD_MAX_ACTIONS][VLAD_MAX_JOINTS]; /* producer only: the gated chunk */
 };

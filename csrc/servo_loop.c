@@ -2,6 +2,7 @@
 #include <errno.h>  /* EBUSY */
 #include <string.h> /* memset, memcpy */
 
+#include "flight.h"
 #include "servo_parts.h"
 
 void vlad_servo_emit(struct vlad_servo *servo, enum vlad_event_kind kind, int64_t a, int64_t b,
@@ -79,7 +80,7 @@ static void publish(struct vlad_servo *servo, enum vlad_reaction reaction, int64
     now->bus_up = servo->ops != NULL;
     now->torque_on = servo->torque_on;
     now->parking = servo->parking;
-    now->realtime = atomic_load_explicit(&servo->realtime, memory_order_relaxed);
+    now->realtime = servo->taken.realtime;
     now->at_rest = rest;
     now->rest_since_ns = servo->rest_since_ns;
     now->active = servo->watchdog.active;
@@ -118,12 +119,12 @@ int vlad_servo_init(struct vlad_servo *servo, const struct vlad_servo_config *co
 static enum vlad_reaction judge(struct vlad_servo *servo, int64_t now_ns, const uint8_t *own)
 {
     struct vlad_watchdog *watchdog = &servo->watchdog;
-    struct vlad_watchdog_input input;
+    struct vlad_watchdog_input *input = &servo->taken.faults;
     uint64_t changed, halting = 0;
     enum vlad_reaction worst;
 
-    vlad_watchdog_gather(watchdog, now_ns, own, &input);
-    worst = vlad_watchdog_judge(watchdog, now_ns, &input, &changed);
+    vlad_watchdog_gather(watchdog, now_ns, own, input);
+    worst = vlad_watchdog_judge(watchdog, now_ns, input, &changed);
     for (unsigned f = 1; f <= VLAD_N_FAULTS; f++) {
         enum vlad_reaction reaction = vlad_watchdog_reaction(watchdog, f);
         int64_t state = (watchdog->active & BIT(f) ? 1 : 0) | (watchdog->latched & BIT(f) ? 2 : 0);
@@ -138,11 +139,19 @@ static enum vlad_reaction judge(struct vlad_servo *servo, int64_t now_ns, const 
     return worst;
 }
 
+/* Requests first: whoever asks has set the refusals before. */
+static void take_words(struct vlad_servo *servo)
+{
+    servo->taken.requests = atomic_exchange_explicit(&servo->requests, 0, memory_order_acquire);
+    servo->taken.refusals = atomic_load_explicit(&servo->refusals, memory_order_acquire);
+    servo->taken.starve_cause = atomic_load_explicit(&servo->starve_cause, memory_order_relaxed);
+    servo->taken.realtime = atomic_load_explicit(&servo->realtime, memory_order_relaxed);
+}
+
 void vlad_servo_tick(struct vlad_servo *servo, int64_t now_ns, int64_t late_ns)
 {
     struct vlad_servo_report *now = &servo->now;
     uint8_t own[VLAD_N_FAULTS + 1] = { 0 };
-    uint32_t requests;
     enum vlad_reaction reaction;
     /* A stall inside a tick skips periods, so the next wake-up is not late: the gap tells. */
     int64_t gap_ns = now->counters.ticks ? now_ns - now->t_ns - servo->config.period_ns : 0;
@@ -155,16 +164,17 @@ void vlad_servo_tick(struct vlad_servo *servo, int64_t now_ns, int64_t late_ns)
         vlad_servo_raise(own, VLAD_F_SERVO_DEADLINE_MISSED, VLAD_HOLD);
 
     vlad_servo_take_adoption(servo);
+    vlad_flight_begin(servo, late_ns);
     vlad_servo_sense(servo, now_ns, own);
     if (servo->mode == VLAD_ENGAGED && servo->starved_since_ns &&
         servo->starved_cause != VLAD_STARVE_COLD && servo->starved_cause != VLAD_STARVE_SYNC)
         vlad_servo_raise(own, VLAD_F_QUEUE_DRAINED, VLAD_SLOW);
 
     reaction = judge(servo, now_ns, own);
-    requests = atomic_exchange_explicit(&servo->requests, 0, memory_order_acquire);
-    if (requests)
+    take_words(servo);
+    if (servo->taken.requests)
         now->handled++;
-    vlad_servo_decide(servo, requests, reaction);
+    vlad_servo_decide(servo, servo->taken.requests, reaction);
     if (vlad_servo_next_goal(servo, now_ns) && servo->ops)
         vlad_servo_write_goals(servo, now_ns);
     vlad_servo_write_torque(servo, now_ns);
@@ -176,6 +186,7 @@ void vlad_servo_tick(struct vlad_servo *servo, int64_t now_ns, int64_t late_ns)
         vlad_histogram_add(&now->compute, spent_ns - servo->bus_ns);
     }
     publish(servo, reaction, now_ns);
+    vlad_flight_tick(servo, own);
 }
 
 void vlad_servo_read(struct vlad_servo *servo, struct vlad_servo_report *report)

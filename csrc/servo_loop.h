@@ -160,6 +160,14 @@ struct vlad_servo {
     _Atomic uint32_t event_head;   /* written by the loop */
     _Atomic uint32_t event_tail;   /* written by the reader */
 
+    /* What this tick took from other threads: read once, so that a tick is a function of them. */
+    struct {
+        struct vlad_watchdog_input faults;
+        uint32_t requests, refusals;
+        int starve_cause, realtime;
+    } taken;
+    struct vlad_flight *flight; /* records every tick and chunk; NULL: nothing does */
+
     /* The loop's own. */
     struct vlad_servo_report now;  /* the report being built */
     enum vlad_mode mode;

@@ -22,7 +22,7 @@ static bool beyond_limits(const struct vlad_servo *servo, const int64_t *pose_nu
 uint64_t vlad_servo_why_not(struct vlad_servo *servo, enum vlad_reaction reaction)
 {
     int n = servo->config.gate.limits.n_joints;
-    uint64_t why = atomic_load_explicit(&servo->refusals, memory_order_acquire);
+    uint64_t why = servo->taken.refusals;
 
     if (!servo->ops || servo->seen_joints != (1u << n) - 1)
         why |= VLAD_WHY_BUS;
@@ -33,8 +33,7 @@ uint64_t vlad_servo_why_not(struct vlad_servo *servo, enum vlad_reaction reactio
         why |= VLAD_WHY_LATCHED;
     else if (reaction >= VLAD_HOLD)
         why |= VLAD_WHY_FAULT;
-    if (!servo->config.allow_non_realtime &&
-        !atomic_load_explicit(&servo->realtime, memory_order_relaxed))
+    if (!servo->config.allow_non_realtime && !servo->taken.realtime)
         why |= VLAD_WHY_REALTIME;
     if (servo->mode == VLAD_STOPPING || (servo->torque_on && !servo->torque_wanted))
         why |= VLAD_WHY_MOVING; /* until torque off has gone out nobody knows what they hold */
@@ -91,6 +90,7 @@ static void engage(struct vlad_servo *servo, uint32_t request, enum vlad_reactio
     servo->now.counters.engagements++;
     servo->read_at_ns = INT64_MIN;
     atomic_store_explicit(&servo->starve_cause, VLAD_STARVE_COLD, memory_order_relaxed);
+    servo->taken.starve_cause = VLAD_STARVE_COLD;
     vlad_servo_enter(servo, VLAD_ENGAGED);
 }
 

@@ -36,6 +36,15 @@ void vlad_servo_halt(struct vlad_servo *servo);
 void vlad_servo_set_torque(struct vlad_servo *servo, bool on);
 void vlad_servo_take_pose(struct vlad_servo *servo); /* the present pose becomes the command */
 
+/* Producer thread: vlad_servo_push() with the command that it is judged against. */
+void vlad_servo_push_with(struct vlad_servo *servo, const struct vlad_chunk *chunk,
+                          const struct vlad_command *command, int64_t now_ns,
+                          struct vlad_gate_report *report);
+
+/* Producer thread: vlad_servo_policy_timing() without emptying the queue. */
+int vlad_servo_set_timing(struct vlad_servo *servo, int64_t period_ns, int64_t horizon_ns,
+                          int64_t max_frame_age_ns);
+
 /* Moves the goal by one tick; true when there is something to write. */
 bool vlad_servo_next_goal(struct vlad_servo *servo, int64_t now_ns);
 void vlad_servo_write_goals(struct vlad_servo *servo, int64_t now_ns);

@@ -70,7 +70,7 @@ static void count_coverage(struct vlad_servo *servo, bool covered, int64_t now_n
         servo->starved_since_ns = 0;
         return;
     }
-    servo->starved_cause = atomic_load_explicit(&servo->starve_cause, memory_order_relaxed);
+    servo->starved_cause = servo->taken.starve_cause;
     if (!servo->starved_since_ns) {
         servo->starved_since_ns = now_ns;
         counters->gaps++;
