@@ -7,7 +7,7 @@ LEROBOT := tests/reference/test_smolvla_chunks.py tests/reference/test_sim_lerob
 export MUJOCO_GL ?= osmesa
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system build demo test lint bench reference vm fuzz clean
+.PHONY: help setup system build demo test lint bench reference survival vm fuzz clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -58,6 +58,12 @@ $(REFERENCE)/.installed:
 
 reference: setup build $(REFERENCE)/.installed  ## against LeRobot itself: chunks, calibration, bus
 	$(PY) -m pytest tests/reference $(TEST)
+
+# Only what was just run counts: the records of earlier runs go first.
+survival: setup build  ## every row of the fault table provoked and measured: docs/survival.md
+	rm -rf build/survival
+	-$(PY) -m pytest tests -m fault --ignore=tests/vm $(LEROBOT:%=--ignore=%) $(TEST)
+	$(PY) tools/survival_page.py
 
 vm: setup build  ## V4L2 with the vivid driver in an emulated machine
 	@tools/system_packages.sh qemu-system-x86 busybox-static kmod cpio

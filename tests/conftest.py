@@ -11,6 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.survival import (  # noqa: F401 - the plugin that ties tests to rows
+    pytest_collection_modifyitems,
+    pytest_runtest_makereport,
+    survival,
+)
 from vlad.scheduler import SchedulerConfig
 from vlad.servo import JointLimits, ServoConfig
 

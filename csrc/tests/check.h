@@ -28,6 +28,12 @@ static _Atomic int check_count; /* any thread may check */
         }                                                                                  \
     } while (0)
 
+/* Evidence for a row of the fault table, in simulated time; -1 = not measured. Read by
+ * tests/survival.py. */
+#define SURVIVED(row, react_ns, rest_ns)                                   \
+    printf("survived: row %d react_ns %lld rest_ns %lld\n", (int)(row),   \
+           (long long)(react_ns), (long long)(rest_ns))
+
 #define CHECK_DONE()                                    \
     do {                                                \
         printf("%s: %d checks\n", __FILE__, check_count); \

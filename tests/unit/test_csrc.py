@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.survival import Survival
+
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 PROGRAMS = sorted(path.stem for path in CSRC.glob("tests/test_*.c"))
 THREADED = [name for name in PROGRAMS if "<pthread.h>" in (CSRC / f"tests/{name}.c").read_text()]
+SURVIVED = re.compile(r"\bSURVIVED\((\d+)")
 GCOVR = f"GCOVR={Path(sys.executable).parent / 'gcovr'}"
 PURE = ("gate", "action_queue", "trajectory", "feetech", "watchdog")
 
@@ -27,9 +30,19 @@ def make(target: str) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_under_asan_and_ubsan(program: str) -> None:
-    assert re.search(r": [1-9]\d* checks$", make(f"run/asan/{program}"), re.M)
+def rows(program: str) -> list[int]:
+    """Rows of the fault table that a C test measures."""
+    return [int(row) for row in SURVIVED.findall((CSRC / f"tests/{program}.c").read_text())]
+
+
+@pytest.mark.parametrize(
+    "program",
+    [pytest.param(p, marks=[pytest.mark.fault(*rows(p))] if rows(p) else []) for p in PROGRAMS],
+)
+def test_under_asan_and_ubsan(program: str, survival: Survival) -> None:
+    output = make(f"run/asan/{program}")
+    assert re.search(r": [1-9]\d* checks$", output, re.M)
+    survival.printed(output)
 
 
 @pytest.mark.parametrize("program", THREADED)
