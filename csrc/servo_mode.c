@@ -135,6 +135,11 @@ static void park(struct vlad_servo *servo, uint32_t requests, enum vlad_reaction
         refuse(servo, VLAD_REQ_PARK, servo->watchdog.latched ? VLAD_WHY_LATCHED : VLAD_WHY_FAULT);
         return;
     }
+    if (asked && atomic_load_explicit(&servo->refusals, memory_order_acquire) &
+                     VLAD_WHY_CALIBRATION) {
+        refuse(servo, VLAD_REQ_PARK, VLAD_WHY_CALIBRATION); /* row 41: nobody knows where it is */
+        return;
+    }
     if (!servo->config.has_rest_pose || !servo->ops || !servo->torque_on ||
         !servo->torque_wanted) {
         if (asked)
@@ -194,7 +199,7 @@ void vlad_servo_decide(struct vlad_servo *servo, uint32_t requests, enum vlad_re
         vlad_servo_enter(servo, VLAD_FAULTED);
     if (servo->watchdog.latched || !servo->ops)
         servo->resumable = false; /* `clear`, then `engage` */
-    if (servo->returned && servo->mode == VLAD_FAULTED)
+    if (servo->ops && servo->returned && servo->mode == VLAD_FAULTED)
         vlad_servo_release_bus(servo); /* one that was away may have lost power, so its torque */
     if (requests & VLAD_REQ_RESUME)
         engage(servo, VLAD_REQ_RESUME, reaction);

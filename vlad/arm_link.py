@@ -6,7 +6,7 @@ Adopting never moves the arm: the loop takes over the command that the servos ho
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
@@ -21,12 +21,20 @@ from vlad.safe_stop import write_state
 from vlad.servo import MS, Servo
 
 BRINGUP_TIMEOUT_NS = 20 * MS
+NOT_READ = "the servos' calibration has not been read yet"
 
 
 class ArmLink:
-    """Owned by the supervisor (main thread)."""
+    """Owned by the supervisor (main thread).
 
-    def __init__(self, config: Config, servo: Servo) -> None:
+    calibration_problem: how offsets and ranges in the servos differ from the file; "" when they do
+    not. calibration_changed: called after every change of it, before the loop gets the bus: no
+    torque and no motion on a calibration that was not compared.
+    """
+
+    def __init__(
+        self, config: Config, servo: Servo, calibration_changed: Callable[[], None]
+    ) -> None:
         self._config = config
         self._servo = servo
         self._port: Port | None = None
@@ -35,7 +43,8 @@ class ArmLink:
         self._past: dict[str, int] = {}  # counters of the ports before this one
         self._log = structlog.get_logger("vlad.arm_link")
         self.reopened = 0
-        self.calibration_problem = ""
+        self.calibration_problem = NOT_READ
+        self._calibration_changed = calibration_changed
 
     def connect(self) -> None:
         """Opens and locks the port, brings the servos up, hands the bus to the loop.
@@ -44,6 +53,7 @@ class ArmLink:
         """
         arm = self._config.arm
         self.close()
+        self._judge_calibration(NOT_READ)
         self._leave_state()
         port = open_port(arm.port, arm.baud)
         try:
@@ -51,6 +61,7 @@ class ArmLink:
                 Bus(port.fd, baud=arm.baud, timeout_ns=BRINGUP_TIMEOUT_NS), self._config.joints,
                 arm.following_limit_rad,
             )
+            self._judge_calibration("; ".join(found.calibration))
             self._servo.adopt_feetech(
                 port.fd, arm.baud, self._config.joints, found.command_nu, found.torque_mask,
                 self._config.period_ns // 2, round(self._config.servo.read_budget_ms * MS),
@@ -72,8 +83,11 @@ class ArmLink:
             write_state(Path(directory.split(":")[0]) / "safe-stop", arm.port, arm.baud,
                         self._config.joints, arm.following_limit_rad)
 
+    def _judge_calibration(self, problem: str) -> None:
+        self.calibration_problem = problem
+        self._calibration_changed()
+
     def _report(self, found: BringUp, port: Port) -> None:
-        self.calibration_problem = "; ".join(found.calibration)
         self._log.info(
             "arm_adopted", port=port.path, device=port.device, torque_mask=found.torque_mask,
             command_ticks=list(found.command_ticks), configured=list(found.configured),

@@ -17,6 +17,7 @@ import structlog
 import vlad
 from vlad import notify
 from vlad.arm_link import ArmLink
+from vlad.calibration_file import CalibrationFile
 from vlad.camera import open_camera
 from vlad.capture import Capture
 from vlad.config import Config
@@ -43,6 +44,7 @@ from vlad.servo import (
 )
 from vlad.stage import THREAD_DIED, Stage
 from vlad.status import compose, why_not_engageable
+from vlad.surroundings import Surroundings
 
 SUPERVISE_S = 0.02
 MAX_BLIND_NS = 250 * MS
@@ -51,6 +53,7 @@ SUPERVISOR_BOUND_NS = 500 * MS
 SERVO_BOUND_NS = 500 * MS  # of its ticks, for systemd's watchdog
 REQUEST_TIMEOUT_S = 1.0
 POLICY_STUCK = BY_NAME["policy_stuck"].id
+CALIBRATION_CHANGED = BY_NAME["calibration_changed"].id
 
 
 def servo_config(config: Config) -> ServoConfig:
@@ -92,7 +95,9 @@ class Daemon:
         self.servo = Servo(servo_config(config))
         self.events = Events()
         self.joint_names = tuple(j.name for j in config.joints)
-        self.link = ArmLink(config, self.servo)
+        self.calibration_file = CalibrationFile(config.arm.calibration, config.joints)
+        self.surroundings = Surroundings([self.calibration_file])
+        self.link = ArmLink(config, self.servo, self._refresh_refusals)
         self.capture = Capture(
             [open_camera(c) for c in config.cameras], self.servo, MAX_BLIND_NS
         )
@@ -109,6 +114,7 @@ class Daemon:
         self._stages: list[Stage] = []
         self._details: dict[str, str] = {}
         self._load_lock = threading.Lock()
+        self._refusals_lock = threading.Lock()
         self._engaged_since_ns: int | None = None
         self._notify = notify.Notifier()
 
@@ -135,6 +141,7 @@ class Daemon:
             self._stage("vision", "vision", stage.vision, self.inference.vision_body))
         self._stages.append(
             self._stage("expert", "expert", stage.expert, self.inference.expert_body))
+        self._stages.append(self._stage("surroundings", None, None, self.surroundings.body))
         for thread in self._stages:
             thread.start()
         if self.capture.eyes:
@@ -145,7 +152,7 @@ class Daemon:
         if self.config.policy.bundle is not None:
             self.load(str(self.config.policy.bundle))
 
-    def _stage(self, name: str, heartbeat: str, placement: Any,
+    def _stage(self, name: str, heartbeat: str | None, placement: Any,
                body: Callable[[Stage], None]) -> Stage:
         return Stage(name, self.servo, body, heartbeat=heartbeat, placement=placement,
                      on_death=self._stage_died)
@@ -210,6 +217,11 @@ class Daemon:
             self.servo.pulse_fault(POLICY_STUCK)
 
     def _refresh_refusals(self) -> None:
+        """Any thread. Under a lock, so that no older view is published after a newer one."""
+        with self._refusals_lock:
+            self.servo.refusals(sum(WHY_BIT[name] for name in self._refusals()))
+
+    def _refusals(self) -> set[str]:
         loaded = self.inference.loaded
         why = set()
         if self._stopping:
@@ -224,10 +236,14 @@ class Daemon:
                 self._details["too_slow"] = f"too slow for async: {loaded.check.reason}"
             if self.capture.fresh(now_ns(), loaded.max_frame_age_ns) is None:
                 why.add("camera")
-        if problem := self.link.calibration_problem:
+        if problem := self._calibration_problem():
             why.add("calibration")
             self._details["calibration"] = problem
-        self.servo.refusals(sum(WHY_BIT[name] for name in why))
+        self.servo.hold_fault(CALIBRATION_CHANGED, bool(problem))
+        return why
+
+    def _calibration_problem(self) -> str:
+        return "; ".join(filter(None, (self.link.calibration_problem, self.calibration_file.problem)))
 
     def shut_down(self) -> None:
         """HOLD; PARK only where a rest pose is configured; torque stays on unless parked."""
@@ -354,7 +370,9 @@ class Daemon:
     def park(self) -> dict[str, Any]:
         if self.config.rest_pose is None:
             raise Refused("park: no arm.rest_pose is configured")
-        return self._ask(PARK, lambda r: r["parking"] or r["mode"] == "ready", "park")
+        had_torque = self.servo.report()["torque_on"]
+        return self._ask(
+            PARK, lambda r: r["parking"] or (had_torque and not r["torque_on"]), "park")
 
     def hold(self) -> dict[str, Any]:
         return self._ask(HOLD, lambda r: r["mode"] != "engaged", "hold")

@@ -63,7 +63,7 @@ class Fault:
 
 
 IMPLEMENTED = frozenset(
-    {1, 2, *range(9, 14), *range(15, 20), *range(24, 28), 29, 31, 32, 36, 37, 39, 40, 44, 46, 48,
+    {1, 2, *range(9, 14), *range(15, 20), *range(24, 28), 29, 31, 32, 36, 37, 39, 40, 41, 44, 46, 48,
      49}
 )
 # Stage whose missed heartbeat raises a row: order of enum vlad_stage in csrc/watchdog.h.
@@ -221,8 +221,10 @@ FAULTS: tuple[Fault, ...] = (
           "strict schema, cross-checks", "exit status 78, naming file and key; never a partial start",
           "a table of bad configurations; generated ones", bound="at start"),
     Fault(41, "calibration_changed", "Calibration missing or changed", WARN,
-          "offsets and limits read back from the servos against the file", "torque is not switched on; engage is refused",
-          "another homing offset in a simulated servo", bound="at start"),
+          "homing offset and range read back from every servo whenever the bus is opened, against the file; the file itself, four times a second",
+          "no torque comes on; engage, resume and park are refused, naming joint, register and both values; an arm that is engaged while the file changes goes on with what was read at start",
+          "other registers in a simulated servo at start, after a power cut and after a swap (`recalibrate`); the file edited, cut, gone",
+          bound="before the servo loop gets the bus"),
     Fault(42, "thermal_throttling", "Processor throttles", SLOW,
           "thermal zone, and latency above 1.3 x its baseline", "WARN, then SLOW, then HOLD",
           "a thermal zone file supplied by the test", clear_after_ms=10000, react_ms=2000, rest_ms=2300),

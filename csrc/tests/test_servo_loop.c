@@ -286,6 +286,34 @@ static void test_an_operator_may_park_an_arm_that_a_camera_holds(void)
     }
 }
 
+/* Row 41: on a calibration that is not the arm's, neither engage, resume nor park moves it. */
+static void test_another_calibration_moves_nothing(void)
+{
+    const uint32_t requests[] = { VLAD_REQ_ENGAGE, VLAD_REQ_RESUME, VLAD_REQ_PARK };
+    int64_t pose_nu[JOINTS] = { 100 * MILLI, 0, -100 * MILLI };
+
+    for (int torque = 0; torque < 2; torque++) {
+        begin();
+        CHECK_EQ(adopt(pose_nu, torque), 0);
+        vlad_servo_refusals(&rig, VLAD_WHY_CALIBRATION);
+        ticks(5);
+        for (int r = 0; r < 3; r++) {
+            struct vlad_event event;
+
+            ask(requests[r]);
+            ticks(20);
+            CHECK_EQ(seen.mode, VLAD_READY);
+            CHECK_EQ(seen.torque_on, torque);
+            CHECK_EQ(seen.counters.writes, 0);
+            CHECK(next_of(VLAD_EV_REFUSED, &event));
+            CHECK(event.b & VLAD_WHY_CALIBRATION);
+        }
+    }
+    vlad_servo_refusals(&rig, 0);
+    ask(VLAD_REQ_ENGAGE);
+    CHECK_EQ(seen.mode, VLAD_ENGAGED);
+}
+
 /* A bus that was opened anew, at start or later, is not parked by a fault. */
 static void test_a_new_bus_is_not_parked(void)
 {
@@ -329,9 +357,12 @@ static void test_resume(void)
 static void test_servos_that_come_back_are_adopted_anew(void)
 {
     int64_t pose_nu[JOINTS];
+    struct vlad_event event;
     uint64_t writes;
 
     for (int all = 0; all < 2; all++) {
+        int changes = 0;
+
         begin_moving();
         arm.memory.silent = all ? ALL : 2;
         ticks(60);
@@ -341,6 +372,9 @@ static void test_servos_that_come_back_are_adopted_anew(void)
         arm.memory.silent = 0;
         ticks(60);
         CHECK(!seen.bus_up);
+        while (next_of(VLAD_EV_MODE, &event))
+            changes++;
+        CHECK(changes < 10); /* given up once, not in every tick */
         writes = seen.counters.writes;
         memcpy(pose_nu, arm.memory.present_nu, sizeof pose_nu);
         CHECK_EQ(adopt(pose_nu, false), 0);
@@ -561,6 +595,7 @@ int main(void)
     test_new_bus_gets_no_old_torque();
     test_lowest_authority();
     test_hold_inhibits_parking();
+    test_another_calibration_moves_nothing();
     test_faults_end_an_operators_park();
     test_an_operator_may_park_an_arm_that_a_camera_holds();
     test_a_new_bus_is_not_parked();

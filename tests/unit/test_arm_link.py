@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,13 +11,17 @@ import pytest
 
 from vlad import arm_link
 from vlad import config as configuration
-from vlad.arm_link import ArmLink
+from vlad.arm_link import NOT_READ, ArmLink
 from vlad.errors import DeviceError
 from vlad.servo import now_ns
 
 S = 1_000_000_000
 NOW = now_ns()
 CONFIG = Path(__file__).resolve().parent.parent.parent / "configs/so101-sim.toml"
+
+
+SERVOS = SimpleNamespace(command_nu=(0,) * 6, command_ticks=(2048,) * 6, torque_mask=0,
+                         calibration=(), settings=(), configured=())
 
 
 class Port:
@@ -37,9 +42,12 @@ class Loop:
         self.bus_up = False
         self.refuse: OSError | None = None
 
+        self.handed_over = False
+
     def adopt_feetech(self, *_: object) -> None:
         if self.refuse is not None:
             raise self.refuse
+        self.handed_over = True
 
     def report(self) -> dict[str, Any]:
         return {"adoptions": self.adoptions, "bus_up": self.bus_up}
@@ -57,17 +65,16 @@ def ports(monkeypatch: pytest.MonkeyPatch) -> list[Port]:
         opened.append(Port())
         return opened[-1]
 
-    found = SimpleNamespace(command_nu=(0,) * 6, command_ticks=(2048,) * 6, torque_mask=0,
-                            calibration=(), settings=(), configured=())
     monkeypatch.setattr(arm_link, "open_port", open_port)
     monkeypatch.setattr(arm_link, "Bus", lambda *_, **__: None)
-    monkeypatch.setattr(arm_link, "bring_up", lambda *_: found)
+    monkeypatch.setattr(arm_link, "bring_up", lambda *_: SERVOS)
     monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
     return opened
 
 
-def linked(loop: Loop) -> ArmLink:
-    link = ArmLink(configuration.load(CONFIG, machine=False), loop)  # type: ignore[arg-type]
+def linked(loop: Loop, calibration_changed: Callable[[], None] = lambda: None) -> ArmLink:
+    config = configuration.load(CONFIG, machine=False)
+    link = ArmLink(config, loop, calibration_changed)  # type: ignore[arg-type]
     link.connect()
     return link
 
@@ -102,3 +109,25 @@ def test_a_port_that_is_not_taken_over_is_closed(ports: list[Port]) -> None:
     with pytest.raises(DeviceError, match="busy"):
         linked(loop)
     assert not ports[0].open
+
+
+@pytest.mark.fault(41)
+def test_calibration_is_judged_before_the_loop_gets_the_bus(
+    ports: list[Port], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the first moment to the hand-over no refresh may say that it is compared and good."""
+    loop = Loop()
+    said: list[tuple[bool, str]] = []
+    differs = SimpleNamespace(**{**vars(SERVOS), "calibration": ("pan: homing offset is 1, 2",)})
+    monkeypatch.setattr(arm_link, "bring_up", lambda *_: differs)
+    link = ArmLink(configuration.load(CONFIG, machine=False), loop,  # type: ignore[arg-type]
+                   lambda: said.append((loop.handed_over, link.calibration_problem)))
+    assert link.calibration_problem == NOT_READ
+    link.connect()
+    assert said == [(False, NOT_READ), (False, "pan: homing offset is 1, 2")]
+    said.clear()
+    monkeypatch.setattr(arm_link, "bring_up", lambda *_: SERVOS)
+    loop.handed_over = False
+    link.connect()
+    assert said == [(False, NOT_READ), (False, "")]
+    assert loop.handed_over

@@ -162,6 +162,14 @@ class Injection:
         limit = TICKS_PER_TURN - 1
         servo.encoder_jump_ticks += fields.done(fields.integer("ticks", -limit, limit))
 
+    def _recalibrate(self, fields: _Fields) -> None:
+        servo = self._world.servo(self._servo_id(fields))
+        offset = fields.integer("homing_offset", -2047, 2047)
+        limit = TICKS_PER_TURN - 1
+        low, high = (fields.integer(name, 0, limit) for name in ("range_min", "range_max"))
+        fields.done(None)
+        servo.recalibrate(offset, low, high)
+
     def _clear_all(self, fields: _Fields) -> None:
         fields.done(None)
         self._line.restore(None)
@@ -261,6 +269,7 @@ _COMMANDS: dict[str, Callable[[Injection, _Fields], dict[str, Any] | None]] = {
     "restore_supply": Injection._restore_supply,
     "obstacle": Injection._obstacle,
     "encoder_jump": Injection._encoder_jump,
+    "recalibrate": Injection._recalibrate,
     "clear_all": Injection._clear_all,
     "status": Injection._report,
 }

@@ -129,6 +129,13 @@ class Servo:
         self.powered = False
         self._duty = 0.0
 
+    def recalibrate(self, homing_offset: int, range_min: int, range_max: int) -> None:
+        """What another servo in its place, or somebody's calibration, would leave."""
+        self._put16(reg.HOMING_OFFSET, encode_sign_magnitude(homing_offset, 11))
+        self._put16(reg.MIN_POSITION, range_min)
+        self._put16(reg.MAX_POSITION, range_max)
+        self._eeprom = bytes(self._registers[: reg.EEPROM_END])
+
     def clear_faults(self) -> None:
         """End every injected fault of this servo."""
         self.encoder_jump_ticks = 0
