@@ -7,7 +7,7 @@ LEROBOT := tests/reference/test_smolvla_chunks.py tests/reference/test_sim_lerob
 export MUJOCO_GL ?= osmesa
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system build demo test lint bench reference survival vm fuzz clean
+.PHONY: help setup system build demo test lint bench reference survival vm fuzz soak clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -79,6 +79,13 @@ fuzz: setup build  ## libFuzzer on packet codec, request scanner, manifest, conf
 		$(PY) tests/fuzz/fuzz_$$target.py $(FUZZ_LIMIT) -max_len=16384 -artifact_prefix=build/fuzz/ \
 			-print_final_stats=1 build/fuzz/$$target tests/fuzz/corpus/$$target || exit 1; \
 	done
+
+# SOAK_HOURS simulated hours, then SOAK_MINUTES in real time; both parts run even where one fails.
+soak: setup build  ## 100 simulated hours and one real hour of random faults, witnessed; a report
+	@status=0; \
+	$(PY) -m tools.soak simulated --hours $(or $(SOAK_HOURS),100) --seed $(or $(SEED),1) || status=1; \
+	$(PY) -m tools.soak real --minutes $(or $(SOAK_MINUTES),60) --seed $(or $(SEED),1) || status=1; \
+	exit $$status
 
 clean:
 	rm -rf build .venv vlad/_native/*.so vlad/_native/vlad-safe-stop

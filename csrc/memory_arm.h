@@ -18,6 +18,8 @@ struct vlad_memory_arm {
     uint32_t torque_mask;
     int64_t tracking_ns; /* time constant of a servo */
     int64_t moved_ns;    /* when the plant was last advanced */
+    void (*watch)(void *watcher); /* after each simulated tick; NULL = nobody watches */
+    void *watcher;
 
     /* Faults a test sets. */
     uint32_t silent, corrupt;            /* joint masks */

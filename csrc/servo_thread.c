@@ -71,6 +71,8 @@ void vlad_servo_simulate(struct vlad_servo *servo, struct vlad_memory_arm *arm, 
     while (due_ns <= until_ns) {
         arm->now_ns = due_ns;
         vlad_servo_tick(servo, due_ns, 0);
+        if (arm->watch)
+            arm->watch(arm->watcher);
         due_ns = next_period(servo, due_ns, arm->now_ns);
     }
 }

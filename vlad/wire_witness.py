@@ -131,7 +131,8 @@ def judge(path: Path, joints: Sequence[Joint], period_s: float) -> Verdict:
         last_ns = t_ns
         for number, goal in goals.items():
             joint = by_id[number]
-            before = last.get(number)
+            # A goal moves no servo without torque; what it may be when torque comes on, switched() says.
+            before = last.get(number) if power.on.get(number, True) else None
             limits = joint.to_ticks(joint.min), joint.to_ticks(joint.max)
             # Where the arm was found outside its limits it may only come inwards.
             found = power.present.get(number, goal) if before is None else before

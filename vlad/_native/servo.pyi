@@ -68,6 +68,10 @@ class MemoryArm:
         present: Sequence[float] | None = None,
     ) -> None:
         """silent, corrupt: joint bit masks. read_error, write_error: an errno, 0 = none."""
+    def watch(self, function: int, watcher: int) -> None:
+        """Addresses of void (*)(void *watcher) and its argument: called after each simulated tick."""
+    def address(self) -> int:
+        """Of the struct vlad_memory_arm, for such a watcher."""
     def judge(self) -> dict[str, Any]: ...
 
 class Servo:

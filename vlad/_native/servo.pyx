@@ -127,6 +127,13 @@ cdef class MemoryArm:
         if present is not None:
             read_pose(present, self.n, self.c.present_nu, "present")
 
+    def watch(self, function, watcher):
+        self.c.watch = <void (*)(void *) noexcept nogil><uintptr_t>function
+        self.c.watcher = <void *><uintptr_t>watcher
+
+    def address(self):
+        return <uintptr_t>&self.c
+
     def judge(self):
         return {
             "writes": self.c.writes, "reads": self.c.reads,
@@ -415,6 +422,8 @@ cdef class Servo:
             (<MemoryArm>self._arm).c.now_ns = now
         with nogil:
             vlad_servo_tick(self.c, now, late)
+        if self._arm is not None and (<MemoryArm>self._arm).c.watch is not NULL:
+            (<MemoryArm>self._arm).c.watch((<MemoryArm>self._arm).c.watcher)
 
     def simulate(self, until_ns):
         cdef int64_t until = until_ns

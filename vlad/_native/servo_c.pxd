@@ -58,6 +58,8 @@ cdef extern from "memory_arm.h" nogil:
         int64_t first_write_nu[8]
         int64_t seen_min_nu[8]
         int64_t seen_max_nu[8]
+        void (*watch)(void *) noexcept
+        void *watcher
     const vlad_arm_ops vlad_memory_arm_ops
     void vlad_memory_arm_init(vlad_memory_arm *, int, const int64_t *, int64_t)
 
