@@ -198,7 +198,7 @@ def test_a_leak_is_found_and_noise_is_none() -> None:
     flat = verdict.memory(vitals(0.0, 50), 600)
     assert flat["flat"] is False, "a descriptor was lost at 1500 s"
     assert [p.split(":")[0] for p in flat["problems"]] == ["descriptors"]
-    leak = verdict.memory(vitals(3.0, 30), 600)
+    leak = verdict.memory(vitals(3.0, 40), 600)
     assert any("memory grows by" in p for p in leak["problems"])
     assert verdict.memory(vitals(3.0, 3), 60)["flat"] is None, "too short to say"
     slope = theil_sen([i / 10 for i in range(30)], [5 + i / 10 + (40 if i in (3, 17) else 0) for i in range(30)])
