@@ -77,7 +77,7 @@ static void fill(struct vlad_queue *queue, const struct vlad_chunk *chunk, struc
 /* Returns how many actions at the start were aggregated with old ones, gaps included. */
 static int overlap(const struct vlad_queue *queue, struct merge *merge)
 {
-    static const int64_t old_tenths[VLAD_N_AGGREGATES] = {
+    static const int64_t old_tenths[] = {
         [VLAD_WEIGHTED_AVERAGE] = 3,
         [VLAD_LATEST_ONLY] = 0,
         [VLAD_AVERAGE] = 5,
@@ -100,6 +100,27 @@ static int overlap(const struct vlad_queue *queue, struct merge *merge)
                 weight * old->action_nu[k][j] + (10 - weight) * to->action_nu[i][j] + 5, 10);
         if (old->t_obs_ns[k] > to->t_obs_ns[i])
             to->t_obs_ns[i] = old->t_obs_ns[k];
+        end = i + 1;
+    }
+    return end;
+}
+
+/* Returns how many actions at the start are the old ones: those up to the read point have been read,
+ * and the next one is what the trajectory is on its way to. They keep their own observation. */
+static int keep_read(struct merge *merge)
+{
+    const struct vlad_timeline *old = merge->old;
+    struct vlad_timeline *to = merge->to;
+    int64_t shift = (to->t0_ns - old->t0_ns) / to->period_ns;
+    int n = least(ceil_div(merge->read_ns - to->t0_ns, to->period_ns) + 1, to->n), end = 0;
+
+    for (int i = 0; i < n; i++) {
+        int64_t k = i + shift;
+
+        if ((uint64_t)k >= (uint64_t)old->n)
+            continue;
+        memcpy(to->action_nu[i], old->action_nu[k], ROW);
+        to->t_obs_ns[i] = old->t_obs_ns[k];
         end = i + 1;
     }
     return end;
@@ -130,6 +151,7 @@ static void fade_overlap(const struct vlad_queue *queue, struct merge *merge, in
 
     if (end == 0 || end == merge->n_new || !beyond_step(queue, action[last], action[end]))
         return;
+    merge->jumped = queue->aggregate == VLAD_RTC;
     for (int j = 0; j < queue->gate.limits.n_joints; j++)
         offset[j] = action[last][j] - queue->chunk_nu[merge->first + last][j];
     over = least(last + queue->gate.blend_ns / queue->gate.period_ns, merge->n_new - 1);
@@ -189,7 +211,8 @@ static bool merge_async(struct vlad_queue *queue, struct merge *merge,
     int n = gate->limits.n_joints;
     int64_t was[VLAD_MAX_JOINTS], is[VLAD_MAX_JOINTS];
 
-    fade_overlap(queue, merge, overlap(queue, merge));
+    fade_overlap(queue, merge,
+                 queue->aggregate == VLAD_RTC ? keep_read(merge) : overlap(queue, merge));
     keep_tail(queue, merge);
     vlad_timeline_at(merge->old, n, merge->read_ns, was);
     vlad_timeline_at(merge->to, n, merge->read_ns, is);
@@ -301,6 +324,7 @@ void vlad_queue_push(struct vlad_queue *queue, const struct vlad_chunk *chunk,
     if (gated.cold ? !merge_cold(queue, &gated, command, &merge, report)
                    : !merge_async(queue, &merge, report))
         return;
+    report->t0_ns = t0;
     report->n_elapsed = merge.first;
     report->n_blended = merge.n_blended;
     report->n_tail_dropped = merge.n_tail_dropped;

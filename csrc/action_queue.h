@@ -14,12 +14,15 @@
 #include "gate.h"
 #include "vlad.h"
 
-/* f(old, new) on the overlap; LeRobot's names and weights. */
+/* How old and new become one on the overlap. The first four are LeRobot's f(old, new) with its names
+ * and weights. VLAD_RTC is for a chunk that was sampled to continue the old one (vlad/rtc.py): the
+ * old actions up to the one that the trajectory is on its way to, the new ones from there on. */
 enum vlad_aggregate {
     VLAD_WEIGHTED_AVERAGE, /* 0.3 old + 0.7 new */
     VLAD_LATEST_ONLY,
     VLAD_AVERAGE,          /* 0.5 / 0.5 */
     VLAD_CONSERVATIVE,     /* 0.7 old + 0.3 new */
+    VLAD_RTC,
     VLAD_N_AGGREGATES
 };
 
@@ -67,7 +70,8 @@ int vlad_queue_init(struct vlad_queue *queue, const struct vlad_gate_config *gat
  * added speed at or under half of v_max. An overlap that does not meet the rest of the chunk within
  * a step fades the same way. Fading stays inside the joint limits and ends inside the chunk. If a
  * step from there on is still too large the chunk is rejected: as VLAD_R_JUMP when a jump was being
- * blended, else as VLAD_R_STEP. On rejection the timeline stays as it was. */
+ * blended (with VLAD_RTC the seam behind the old actions is one), else as VLAD_R_STEP. On rejection
+ * the timeline stays as it was. */
 void vlad_queue_push(struct vlad_queue *queue, const struct vlad_chunk *chunk,
                      const struct vlad_command *command, int64_t now_ns,
                      struct vlad_gate_report *report);

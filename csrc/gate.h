@@ -64,6 +64,7 @@ struct vlad_gate_report {
     int n_elapsed;        /* actions dropped because they were due before now */
     int n_tail_dropped;   /* old actions behind the chunk, dropped: over one step away */
     int n_blended;        /* actions moved to make a seam smooth */
+    int64_t t0_ns;        /* accepted: when the chunk's action 0 is, or was, due */
 };
 
 /* What the gate must know of the arm: the command in force and whether it moves. */

@@ -27,7 +27,7 @@ __all__ = [
 
 AGGREGATES = (
     _native.AGGREGATES
-)  # LeRobot's names; weights of old and new: 0.3/0.7, 0/1, 1/2, 0.7/0.3
+)  # LeRobot's names; weights of old and new: 0.3/0.7, 0/1, 1/2, 0.7/0.3; and rtc (vlad/rtc.py)
 
 
 @dataclass(frozen=True, slots=True)

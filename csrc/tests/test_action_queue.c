@@ -127,6 +127,7 @@ static void test_cold_is_anchored_at_arrival(void)
     CHECK_EQ(report.n_elapsed, 0);
     CHECK_EQ(report.n_blended, 0);
     CHECK_EQ(newest()->t0_ns, 1050 * MS);
+    CHECK_EQ(report.t0_ns, 1050 * MS);
     CHECK_EQ(newest()->n, 10);
     CHECK_EQ(newest()->seq, seq);
     CHECK_EQ(newest()->epoch, 1);
@@ -166,6 +167,7 @@ static void test_elapsed_are_dropped(void)
     CHECK_EQ(report.n_elapsed, 5);
     CHECK_EQ(report.n_tail_dropped, 0);
     CHECK_EQ(newest()->t0_ns, 1250 * MS);
+    CHECK_EQ(report.t0_ns, 1000 * MS); /* of its action 0, which is elapsed */
     CHECK_EQ(newest()->n, 15);
     CHECK_EQ(milli(0), 50);
     CHECK_EQ(newest()->t_obs_ns[0], 1000 * MS);
@@ -199,7 +201,8 @@ static void test_aggregates(void)
                 {VLAD_AVERAGE, -49999998}, /* -49999998.5, halves upwards */
                 {VLAD_CONSERVATIVE, -69999999}};
 
-    for (int r = 0; r < VLAD_N_AGGREGATES; r++) {
+    CHECK_EQ(sizeof rows / sizeof *rows, VLAD_RTC); /* which has tests of its own */
+    for (int r = 0; r < VLAD_RTC; r++) {
         start(rows[r].aggregate);
         ramp(-0.1, 0);
         CHECK(push_chunk(10, 0, 1000 * MS, true));
@@ -214,6 +217,62 @@ static void test_aggregates(void)
             CHECK_EQ(newest()->t_obs_ns[i], 1100 * MS);
         }
     }
+}
+
+/* Old 0 from 1000 ms on, `n_old` of them; new `value` observed at 1000 and pushed at 1025 ms: the
+ * timeline starts at 1050, the trajectory reads at 1125, between actions 1 and 2. */
+static bool push_rtc(int64_t blend_ns, int n_old, double value, int n)
+{
+    struct vlad_gate_config gate = config();
+
+    gate.blend_ns = blend_ns;
+    start_with(&gate, VLAD_RTC, LOOKAHEAD);
+    ramp(0, 0);
+    CHECK(push_chunk(n_old, 990 * MS, 1000 * MS, true));
+    ramp(value, 0);
+    return push_chunk(n, 1000 * MS, 1025 * MS, false);
+}
+
+static void test_rtc_goes_on_from_what_was_read(void)
+{
+    static const long blended[] = {0, 0, 0, 100, 200, 300, 400, 400};
+
+    CHECK(push_rtc(200 * MS, 20, 0.15, 20));
+    CHECK_EQ(report.n_blended, 0);
+    CHECK_EQ(newest()->n, 19);
+    for (int i = 0; i < 19; i++) {
+        CHECK_EQ(milli(i), i < 3 ? 0 : 150);
+        CHECK_EQ(newest()->t_obs_ns[i], (i < 3 ? 990 : 1000) * MS);
+    }
+    /* The seam is blended where it is more than a step, or the chunk is rejected as a jump. */
+    CHECK(push_rtc(200 * MS, 20, 0.4, 20));
+    CHECK_EQ(report.n_blended, 3);
+    for (int i = 0; i < 8; i++)
+        CHECK_EQ(milli(i), blended[i]);
+    CHECK(!push_rtc(200 * MS, 20, 0.61, 20));
+    check_rejected(VLAD_R_JUMP, 0, 4, 0.1525, 0.15);
+    CHECK_EQ(milli(19), 0);
+    CHECK(!push_rtc(99 * MS, 20, 0.2, 20));
+    check_rejected(VLAD_R_JUMP, 0, 4, 0.2, 0.15);
+
+    CHECK(push_rtc(200 * MS, 20, 0.4, 3)); /* the whole chunk has been read: the old one goes on */
+    CHECK_EQ(newest()->n, 19);
+    CHECK_EQ(report.n_tail_dropped, 0);
+    CHECK(push_rtc(200 * MS, 2, 0.1, 20)); /* one old action is left, and not yet all of it read */
+    CHECK_EQ(milli(0), 0);
+    CHECK_EQ(milli(1), 100);
+    CHECK(push_rtc(200 * MS, 2, 0.4, 20));
+    CHECK_EQ(report.n_blended, 3);
+
+    /* The same opinion leaves no seam, whatever is read. */
+    start(VLAD_RTC);
+    ramp(0, 0.05);
+    CHECK(push_chunk(15, 1000 * MS, 1000 * MS, true));
+    ramp(0.15, 0.05);
+    CHECK(push_chunk(15, 1150 * MS, 1234 * MS, false));
+    CHECK_EQ(report.n_blended, 0);
+    for (int i = 0; i < 13; i++)
+        CHECK_EQ(milli(i), 250 + 50 * i);
 }
 
 /* What lies behind the new chunk stays; the age of an action is that of the newest observation. */
@@ -739,6 +798,7 @@ int main(void)
     test_cold_is_anchored_at_arrival();
     test_elapsed_are_dropped();
     test_aggregates();
+    test_rtc_goes_on_from_what_was_read();
     test_tail_is_kept();
     test_far_tail_is_dropped();
     test_jump_is_blended();

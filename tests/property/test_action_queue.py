@@ -24,7 +24,7 @@ from vlad.action_queue import (
 )
 
 PERIOD = 50 * MS
-OLD_TENTHS = {"weighted_average": 3, "latest_only": 0, "average": 5, "conservative": 7}
+OLD_TENTHS = {"weighted_average": 3, "latest_only": 0, "average": 5, "conservative": 7, "rtc": 0}
 CONFIG = GateConfig(
     (JointLimits(-2, 2, 3.0), JointLimits(0, 1, 1.5)), PERIOD, 1600 * MS, 1600 * MS,
     blend_ns=200 * MS,
@@ -39,15 +39,18 @@ class Model:
     actions: dict[int, tuple[list[int], int]] = field(default_factory=dict)
 
     def merged(
-        self, chunk: list[list[int]], *, t0: int, t_obs: int, now: int, tenths: int, fresh: bool
-    ) -> dict[int, tuple[list[int], int]]:
+        self, chunk: list[list[int]], *, t0: int, t_obs: int, now: int, tenths: int, fresh: bool,
+        kept_to: int,
+    ) -> dict[int, tuple[list[int], int]]:  # fmt: skip
         old = {} if fresh else self.actions
         out = {}
         for i, new in enumerate(chunk):
             due = t0 + i * PERIOD
             if due < now:
                 continue
-            if due in old:
+            if due in old and due <= kept_to:
+                out[due] = old[due]
+            elif due in old:
                 was, was_obs = old[due]
                 new = [  # noqa: PLW2901 - the action that this due time gets
                     (tenths * a + (10 - tenths) * b + 5) // 10
@@ -93,6 +96,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.lookahead = lookahead * MS
         self.queue = ActionQueue(CONFIG, aggregate, self.lookahead)
         self.tenths = OLD_TENTHS[aggregate]
+        self.rtc = aggregate == "rtc"
         self.model = Model()
         self.now, self.epoch, self.seq = 10_000 * MS, 1, 0
         self.goal = [0.0, 0.5]
@@ -121,6 +125,7 @@ class QueueMachine(RuleBasedStateMachine):
         actions = np.clip(actions, [-2, 0], [2, 1])
         self.seq += 1
         before = self.queue.timeline()
+        self.last_due = self.queue.last_due_ns(self.epoch) or 0
         reads = self.queue.sample(self.now + self.lookahead)
         report = self.queue.push_chunk(
             actions, t_obs_ns=t_obs, now_ns=self.now, seq=self.seq, cold=cold,
@@ -145,6 +150,7 @@ class QueueMachine(RuleBasedStateMachine):
             t0=-(-self.now // PERIOD) * PERIOD if cold else t_obs // PERIOD * PERIOD,
             t_obs=t_obs if cold else t_obs // PERIOD * PERIOD,
             now=self.now, tenths=self.tenths, fresh=cold,
+            kept_to=-(-(self.now + self.lookahead) // PERIOD) * PERIOD if self.rtc else -1,
         )  # fmt: skip
         got = as_mapping(line)
         if report.n_blended == 0:
@@ -159,6 +165,10 @@ class QueueMachine(RuleBasedStateMachine):
         assert np.all(np.abs(np.diff(nu, axis=0)) <= STEP)
         now_reads = self.queue.sample(self.now + self.lookahead)
         assert now_reads is not None
+        read_ns = self.now + self.lookahead
+        if self.rtc and not cold and line.t0_ns <= read_ns <= self.last_due:
+            assert reads is not None
+            assert now_reads.tolist() == reads.tolist()
         was = np.array(self.goal) if cold else reads
         assert was is not None
         assert np.all(np.abs(now_reads - was) <= np.array(STEP) / NU + 2e-9)

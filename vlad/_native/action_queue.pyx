@@ -6,7 +6,7 @@ from vlad._native.gate_c cimport *
 
 import numpy as np
 
-AGGREGATES = ("weighted_average", "latest_only", "average", "conservative")
+AGGREGATES = ("weighted_average", "latest_only", "average", "conservative", "rtc")
 
 
 cdef class ActionQueue:

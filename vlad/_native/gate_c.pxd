@@ -37,6 +37,7 @@ cdef extern from "gate.h" nogil:
         int joint, action
         double value, bound
         int n_clamped, n_elapsed, n_tail_dropped, n_blended
+        int64_t t0_ns
     struct vlad_command:
         uint64_t epoch
         bint at_rest

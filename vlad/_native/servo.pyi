@@ -46,6 +46,8 @@ class Report(TypedDict):
     bound: float
     n_clamped: int
     n_tail_dropped: int
+    n_blended: int
+    t0_ns: int  # accepted: when action 0 of the chunk is, or was, due
     now_ns: int
 
 class MemoryArm:

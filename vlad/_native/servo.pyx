@@ -54,7 +54,7 @@ NU = 1_000_000_000
 LIMP, HOLD, PARK, CLEAR, RESUME, ENGAGE = 1, 2, 4, 8, 16, 32
 MODES = ("offline", "ready", "holding", "engaged", "stopping", "faulted")
 REACTIONS = ("none", "warn", "slow", "hold", "park", "limp")
-AGGREGATES = ("weighted_average", "latest_only", "average", "conservative")
+AGGREGATES = ("weighted_average", "latest_only", "average", "conservative", "rtc")
 STAGES = ("capture", "vision", "expert", "supervisor", "servo")
 STARVES = ("cold", "inference", "refused", "late", "stale", "gate", "stage", "sync")
 REASONS = tuple(
@@ -317,7 +317,8 @@ cdef class Servo:
             "reason": vlad_reason_name(report.reason).decode(),
             "joint": report.joint, "action": report.action, "value": report.value,
             "bound": report.bound, "n_clamped": report.n_clamped,
-            "n_tail_dropped": report.n_tail_dropped, "now_ns": now,
+            "n_tail_dropped": report.n_tail_dropped, "n_blended": report.n_blended,
+            "t0_ns": report.t0_ns, "now_ns": now,
         }
 
     def command(self):
