@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 REFERENCE := build/reference/venv
-LEROBOT := tests/reference/test_smolvla_chunks.py tests/reference/test_sim_lerobot.py
+LEROBOT := $(addprefix tests/reference/test_,smolvla_chunks.py sim_lerobot.py rtc.py)
 export MUJOCO_GL ?= osmesa
 
 .DEFAULT_GOAL := help

@@ -20,9 +20,9 @@ from vlad.manifest import Flow, Manifest
 
 Array = NDArray[np.float32]
 
-Guidance = Callable[[Array, Array, float], Array]
-"""`(x, velocity, time) -> velocity`: steers a step, as real-time chunking does towards the previous
-chunk.
+Guidance = Callable[[Array, Array, float, float], Array]
+"""`(x, velocity, time, dt) -> velocity`: steers the step from flow time `time` to `time + dt` (dt is
+negative), as real-time chunking does towards the previous chunk.
 """
 
 
@@ -92,7 +92,7 @@ class FlowExpert:
             time = 1.0 + step * dt
             velocity = self.velocity(prefix, x, time)
             if guidance is not None:
-                velocity = guidance(x, velocity, time)
+                velocity = guidance(x, velocity, time, dt)
             x = x + np.float32(dt) * velocity
         return x
 

@@ -82,7 +82,8 @@ def test_guidance_sees_every_step_and_steers(policy: Policy) -> None:
     prefix = _prefix(policy, 0, DEGREES.to_core(MADE["state_0"]))
     times: list[float] = []
 
-    def towards_zero(x: np.ndarray, velocity: np.ndarray, time: float) -> np.ndarray:
+    def towards_zero(x: np.ndarray, velocity: np.ndarray, time: float, dt: float) -> np.ndarray:
+        assert dt == -0.2
         times.append(time)
         return x / np.float32(time) if len(times) == 5 else velocity
 

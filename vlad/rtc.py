@@ -1,0 +1,191 @@
+"""Real-time chunking (RTC): a chunk sampled so that it goes on from the one that is being executed.
+
+At every flow step the estimate of the final chunk is drawn towards the old actions: wholly where
+they will have been read when the new chunk arrives, less and less behind that. Pure: no clock.
+
+Sources: Black, Galliker and Levine, "Real-Time Execution of Action Chunking Flow Policies" (2025);
+lerobot/policies/rtc/modeling_rtc.py, where x is detached from the velocity: its gradient is the
+identity, so none is computed here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlad.errors import BundleError
+from vlad.expert import Guidance
+
+Array = NDArray[np.float32]
+Schedule = Literal["linear", "exp", "zeros", "ones"]
+
+
+@dataclass(frozen=True, slots=True)
+class RtcConfig:
+    """horizon: actions from t_obs on that are drawn towards the old ones; what will have been read
+    by the arrival always is. schedule: the weights between the two. max_weight: bound of the
+    guidance weight."""
+
+    horizon: int = 10
+    schedule: Schedule = "linear"
+    max_weight: float = 10.0
+
+
+def prefix_weights(schedule: Schedule, delay: int, horizon: int, total: int) -> Array:
+    """How much each action of a new chunk is drawn to the old one, `[total]` in 0..1: 1 before
+    `delay`, 0 from `horizon` on. Between them `linear` and `exp` fall, `zeros` is 0, `ones` is 1.
+    """
+    end = min(horizon, total)
+    start = min(delay, end)
+    weights = np.zeros(total, dtype=np.float32)
+    weights[:start] = 1.0
+    if schedule == "ones":
+        weights[start:end] = 1.0
+    elif schedule != "zeros":
+        fall = np.linspace(1.0, 0.0, end - start + 2)[1:-1]
+        weights[start:end] = fall * np.expm1(fall) / (math.e - 1.0) if schedule == "exp" else fall
+    return weights
+
+
+def guidance_weight(time: float, max_weight: float) -> float:
+    """The factor on the correction at flow time `time` (1 = noise, 0 = actions), at most
+    `max_weight`."""
+    done = 1.0 - time
+    if done * time <= 0.0:
+        return max_weight
+    return min((time * time + done * done) / (done * time), max_weight)
+
+
+def hold_last(rows: Array, total: int) -> Array:
+    """`rows` `[k, ...]` with its last one repeated to `[total, ...]`; cut where it is longer. Zeros
+    would be a pose: the mean of the training data. Raises BundleError where there is no row."""
+    if len(rows) == 0:
+        raise BundleError("real-time chunking from no actions at all")
+    return rows[np.minimum(np.arange(total), len(rows) - 1)]
+
+
+def guide(target: Array, weights: Array, max_weight: float) -> Guidance:
+    """Steers `[chunk, max_action_dim]` towards `target` of the same shape as far as `weights`
+    `[chunk]` say.
+
+    A flow step of length dt moves the estimate by dt * weight of its distance, so with few steps a
+    weight above 1/dt would throw it past the target: that is its bound too.
+    """
+    column = weights[:, None]
+
+    def steer(x: Array, velocity: Array, time: float, dt: float) -> Array:
+        error = column * (target - (x - np.float32(time) * velocity))
+        guided: Array = velocity - np.float32(guidance_weight(time, min(max_weight, 1.0 / abs(dt)))) * error
+        return guided
+
+    return steer
+
+
+def consumed_actions(t_obs_ns: int, read_ns: int, period_ns: int) -> int:
+    """How many actions of a chunk observed at `t_obs_ns` (on the grid) the trajectory needs to be
+    at `read_ns`: all due until then and the one that it is on its way to."""
+    return max(0, -(-(read_ns - t_obs_ns) // period_ns) + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """What a new chunk observed at t_obs_ns has to go on from. target: the old actions by the new
+    chunk's indices, float32 `[chunk, max_action_dim]`, `left` of them real."""
+
+    t_obs_ns: int
+    delay: int  # actions that will have been read at the predicted arrival
+    left: int
+    target: Array
+    weights: Array
+    max_weight: float
+
+    @property
+    def guidance(self) -> Guidance:
+        return guide(self.target, self.weights, self.max_weight)
+
+
+@dataclass(slots=True)
+class RtcCounts:
+    """For status. unguided by cause: `cold` (nothing to go on from: first chunk, underrun, new
+    engagement), `changed` (the task, since the old chunk), `elapsed` (nothing is left of it)."""
+
+    guided: int = 0
+    unguided: Counter[str] = field(default_factory=Counter)
+    underestimated: int = 0  # more was read by the arrival than predicted
+    delay: int = 0  # predicted, of the newest guided chunk
+    consumed: int = 0  # what it came to
+    prefix_rms: float = 0.0  # its distance from the old chunk over what was read, normalised units
+
+
+class RealTimeChunking:
+    """The newest accepted chunk of one policy, and how the next one continues it. One thread."""
+
+    def __init__(self, config: RtcConfig, *, period_ns: int, lookahead_ns: int, joints: int) -> None:
+        """period_ns: 1/f of the policy. lookahead_ns: how far ahead of now the queue is read.
+        joints: how many of the action dimensions are the arm's."""
+        self._config = config
+        self._period_ns = period_ns
+        self._lookahead_ns = lookahead_ns
+        self._joints = joints
+        self._context: Hashable = None
+        self._t0_ns = 0
+        self._actions: Array | None = None  # [chunk, max_action_dim], action 0 due at _t0_ns
+        self.counts = RtcCounts()
+
+    def plan(
+        self, context: Hashable, *, t_obs_ns: int, arrival_ns: int, cold: bool
+    ) -> Continuation | None:
+        """What a chunk observed at `t_obs_ns` and expected at `arrival_ns` continues; None where
+        there is nothing valid to continue. context: whatever makes an old chunk another intention
+        (engagement, task)."""
+        t_obs_ns -= t_obs_ns % self._period_ns
+        first = (t_obs_ns - self._t0_ns) // self._period_ns
+        if cold or self._actions is None:
+            self.counts.unguided["cold"] += 1
+            return None
+        if context != self._context:
+            self.counts.unguided["changed"] += 1
+            return None
+        total = len(self._actions)
+        left = total - first
+        if left < 1:
+            self.counts.unguided["elapsed"] += 1
+            return None
+        delay = consumed_actions(t_obs_ns, arrival_ns + self._lookahead_ns, self._period_ns)
+        config = self._config
+        # Before its first action a timeline stands at it, behind its last one at that.
+        target = hold_last(self._actions[np.maximum(np.arange(first, total), 0)], total)
+        weights = prefix_weights(config.schedule, delay, min(max(delay, config.horizon), left), total)
+        self.counts.guided += 1
+        return Continuation(t_obs_ns, delay, left, target, weights, config.max_weight)
+
+    def accepted(
+        self, context: Hashable, continuation: Continuation | None, actions: Array,
+        *, t0_ns: int, arrival_ns: int,
+    ) -> None:  # fmt: skip
+        """The queue has taken `actions` (normalised, `[chunk, max_action_dim]`), action 0 due at
+        `t0_ns`. A chunk that it rejected is not told: the old one goes on."""
+        if continuation is not None:
+            consumed = consumed_actions(t0_ns, arrival_ns + self._lookahead_ns, self._period_ns)
+            kept = min(consumed, continuation.left, len(actions))
+            # As the queue merges (VLAD_RTC): what has been read stays what it was.
+            actions = np.concatenate([continuation.target[:kept], actions[kept:]])
+        self._context, self._t0_ns, self._actions = context, t0_ns, actions
+
+    def measure(self, continuation: Continuation, actions: Array, *, arrival_ns: int) -> None:
+        """How well a guided chunk goes on, whatever the gate says to it."""
+        consumed = consumed_actions(
+            continuation.t_obs_ns, arrival_ns + self._lookahead_ns, self._period_ns
+        )
+        n = min(consumed, continuation.left)
+        counts = self.counts
+        counts.delay, counts.consumed = continuation.delay, consumed
+        counts.underestimated += consumed > continuation.delay
+        off = (actions - continuation.target)[:n, : self._joints]
+        counts.prefix_rms = float(np.sqrt(np.mean(np.square(off))))
