@@ -24,7 +24,7 @@ from vlad.action_queue import (
 )
 
 PERIOD = 50 * MS
-OLD_TENTHS = {"weighted_average": 3, "latest_only": 0, "average": 5, "conservative": 7, "rtc": 0}
+OLD_TENTHS = {"weighted_average": 3, "latest_only": 0, "average": 5, "conservative": 7}
 CONFIG = GateConfig(
     (JointLimits(-2, 2, 3.0), JointLimits(0, 1, 1.5)), PERIOD, 1600 * MS, 1600 * MS,
     blend_ns=200 * MS,
@@ -40,7 +40,7 @@ class Model:
 
     def merged(
         self, chunk: list[list[int]], *, t0: int, t_obs: int, now: int, tenths: int, fresh: bool,
-        kept_to: int,
+        kept_to: int | None,
     ) -> dict[int, tuple[list[int], int]]:  # fmt: skip
         old = {} if fresh else self.actions
         out = {}
@@ -48,9 +48,9 @@ class Model:
             due = t0 + i * PERIOD
             if due < now:
                 continue
-            if due in old and due <= kept_to:
+            if kept_to is not None and due in old and due <= kept_to:
                 out[due] = old[due]
-            elif due in old:
+            elif kept_to is None and due in old:
                 was, was_obs = old[due]
                 new = [  # noqa: PLW2901 - the action that this due time gets
                     (tenths * a + (10 - tenths) * b + 5) // 10
@@ -95,7 +95,7 @@ class QueueMachine(RuleBasedStateMachine):
     def make(self, aggregate: str, lookahead: int) -> None:
         self.lookahead = lookahead * MS
         self.queue = ActionQueue(CONFIG, aggregate, self.lookahead)
-        self.tenths = OLD_TENTHS[aggregate]
+        self.tenths = OLD_TENTHS.get(aggregate, 0)
         self.rtc = aggregate == "rtc"
         self.model = Model()
         self.now, self.epoch, self.seq = 10_000 * MS, 1, 0
@@ -150,7 +150,7 @@ class QueueMachine(RuleBasedStateMachine):
             t0=-(-self.now // PERIOD) * PERIOD if cold else t_obs // PERIOD * PERIOD,
             t_obs=t_obs if cold else t_obs // PERIOD * PERIOD,
             now=self.now, tenths=self.tenths, fresh=cold,
-            kept_to=-(-(self.now + self.lookahead) // PERIOD) * PERIOD if self.rtc else -1,
+            kept_to=-(-(self.now + self.lookahead) // PERIOD) * PERIOD if self.rtc else None,
         )  # fmt: skip
         got = as_mapping(line)
         if report.n_blended == 0:
