@@ -7,7 +7,7 @@ LEROBOT := $(addprefix tests/reference/test_,smolvla_chunks.py sim_lerobot.py rt
 export MUJOCO_GL ?= osmesa
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system build demo test lint bench reference survival vm fuzz soak clean
+.PHONY: help setup system build demo test lint bench reference survival vm fuzz soak model-check clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -86,6 +86,10 @@ soak: setup build  ## 100 simulated hours and one real hour of random faults, wi
 	$(PY) -m tools.soak simulated --hours $(or $(SOAK_HOURS),100) --seed $(or $(SEED),1) || status=1; \
 	$(PY) -m tools.soak real --minutes $(or $(SOAK_MINUTES),60) --seed $(or $(SEED),1) || status=1; \
 	exit $$status
+
+model-check: setup  ## every execution of the concurrent parts, and the bugs it must find
+	$(MAKE) -C csrc model ARGS=full
+	VLAD_MODEL=full $(PY) -m pytest tests/property/test_model_check.py -k seeded $(TEST)
 
 clean:
 	rm -rf build .venv vlad/_native/*.so vlad/_native/vlad-safe-stop

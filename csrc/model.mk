@@ -11,6 +11,9 @@ CHECKER := $(patsubst %.c,$(MODEL_OUT)/%.o,$(wildcard model/*.c))
 MODEL_FLAGS := -O1 -fsanitize=thread -Wno-tsan -Imodel -Itests \
 	$(foreach f,memcpy memmove memset memcmp,-D$(f)=model_$(f))
 
+# The test sees what a tick took.
+LINK_model_servo := -Wl,--wrap=vlad_servo_decide
+
 .PHONY: model seeded $(MODELS:%=run/model/%)
 .PRECIOUS: $(MODEL_OUT)/%.o $(MODEL_OUT)/tests/%.o $(MODEL_OUT)/model_%
 model: $(MODELS:%=run/model/%)
@@ -24,7 +27,7 @@ $(MODEL_OUT)/libvladcore.a: $(CORE:%.c=$(MODEL_OUT)/%.o)
 	@rm -f $@
 	ar rcs $@ $^
 $(MODEL_OUT)/model_%: $(MODEL_OUT)/tests/model_%.o $(CHECKER) $(MODEL_OUT)/libvladcore.a
-	$(CC) $^ -lm -o $@
+	$(CC) $^ $(LINK_$(@F)) -lm -o $@
 $(MODELS:%=run/model/%): run/model/%: $(MODEL_OUT)/%
 	$< $(ARGS)
 
@@ -34,5 +37,6 @@ seeded: $(CHECKER) $(MODEL_OUT)/libvladcore.a
 	set -e; for source in $(SEEDED_SOURCES); do \
 		$(CC) -I$(SEEDED) $(CFLAGS) $(MODEL_FLAGS) -c $$source \
 			-o $(SEEDED)/$$(basename $$source .c).o; done
-	$(CC) $(SEEDED)/*.o $(CHECKER) $(MODEL_OUT)/libvladcore.a -lm -o $(SEEDED)/$(MODEL)
+	$(CC) $(SEEDED)/*.o $(CHECKER) $(MODEL_OUT)/libvladcore.a $(LINK_$(MODEL)) -lm \
+		-o $(SEEDED)/$(MODEL)
 -include $(wildcard $(MODEL_OUT)/*.d $(MODEL_OUT)/*/*.d)
