@@ -83,7 +83,7 @@ static const struct vlad_fault_row vlad_fault_rows[VLAD_N_FAULTS + 1] = {
              0, 0 * VLAD_NS_PER_S, 1000 * VLAD_NS_PER_MS },
     [4] = { "frame_bad", VLAD_HOLD, false,
              0, 0 * VLAD_NS_PER_S, 1000 * VLAD_NS_PER_MS },
-    [5] = { "camera_dark", VLAD_WARN, false,
+    [5] = { "camera_dark", VLAD_HOLD, false,
              0, 0 * VLAD_NS_PER_S, 1000 * VLAD_NS_PER_MS },
     [6] = { "camera_skew", VLAD_HOLD, false,
              0, 0 * VLAD_NS_PER_S, 1000 * VLAD_NS_PER_MS },

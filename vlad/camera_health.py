@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vlad.camera import Frame
 
 WINDOW_NS = 1_000_000_000
+DARK_NS = 900_000_000  # and a frame's way to here: known within a second
 BAD_SHARE = 0.2
 FROZEN_FRAMES = 15
 MOVED_RAD = np.deg2rad(2.0)
@@ -51,6 +52,11 @@ class Look:
     fingerprint: int
     mean: float
     spread: float
+
+    @property
+    def dark(self) -> bool:
+        """Nothing can be seen: black, saturated, or of one colour."""
+        return not DARK_MEAN <= self.mean <= BRIGHT_MEAN or self.spread < FLAT_SPREAD
 
 
 def look_at(frame: Frame) -> Look:
@@ -144,6 +150,7 @@ class CameraHealth:
 
     def _judge_motion(self, look: Look, joints_rad: Sequence[float]) -> None:
         same = self._newest is not None and look.fingerprint == self._newest.fingerprint
+        same = same and not look.dark  # row 5: black is equal to black, and no sign of repetition
         if not same or self._posture is None or len(self._posture) != len(joints_rad):
             self._equal_frames = 1
             self._posture = tuple(joints_rad)
@@ -156,14 +163,13 @@ class CameraHealth:
         self._set(CameraFault.FROZEN, frozen)
 
     def _judge_light(self, now_ns: int, look: Look) -> None:
-        dark = not DARK_MEAN <= look.mean <= BRIGHT_MEAN or look.spread < FLAT_SPREAD
-        if not dark:
+        if not look.dark:
             self._dark_since_ns = None
         elif self._dark_since_ns is None:
             self._dark_since_ns = now_ns
         self._set(
             CameraFault.DARK,
-            self._dark_since_ns is not None and now_ns - self._dark_since_ns >= WINDOW_NS,
+            self._dark_since_ns is not None and now_ns - self._dark_since_ns >= DARK_NS,
         )
 
     def _judge_bad_share(self, now_ns: int, good_total: int, bad_total: int) -> None:
@@ -184,16 +190,21 @@ class CameraHealth:
 class FrameSkew:
     """Fault 6: frames that were to be seen together and were captured over a period apart."""
 
-    __slots__ = ("_pairs", "_period_ns")
+    __slots__ = ("_min_sets", "_pairs", "_period_ns")
 
     def __init__(self, fps: float) -> None:
         self._period_ns = int(1e9 / fps)
+        self._min_sets = max(3, int(fps / 2))
         self._pairs: deque[tuple[int, bool]] = deque()
+
+    def match(self, t_capture_ns: Iterable[int]) -> bool:
+        """The frames were captured within a period."""
+        times = list(t_capture_ns)
+        return not times or max(times) - min(times) <= self._period_ns
 
     def together(self, now_ns: int, t_capture_ns: Iterable[int]) -> bool:
         """False when the frames of an observation are more than a period apart: drop them."""
-        times = list(t_capture_ns)
-        good = not times or max(times) - min(times) <= self._period_ns
+        good = self.match(t_capture_ns)
         self._pairs.append((now_ns, good))
         while self._pairs[0][0] <= now_ns - WINDOW_NS:
             self._pairs.popleft()
@@ -202,4 +213,4 @@ class FrameSkew:
     def fault(self) -> bool:
         """True when over 20 % of the observations of the last second had to be dropped."""
         apart = sum(not good for _, good in self._pairs)
-        return apart > BAD_SHARE * len(self._pairs)
+        return apart > BAD_SHARE * max(len(self._pairs), self._min_sets)

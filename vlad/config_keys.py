@@ -166,6 +166,9 @@ class CameraKeys(_Table, frozen=True, kw_only=True):
     controls: Annotated[
         dict[str, int], _key("V4L2 controls to set, such as `exposure_auto = 1`")
     ] = {}
+    hold_when_dark: Annotated[
+        bool, _key("hold the arm while the picture is dark, saturated or covered; else only warn")
+    ] = False
     cpu: Annotated[
         int, _key("core of the capture thread; -1: that of `stage.capture`", ge=-1, le=1023)
     ] = -1

@@ -99,7 +99,8 @@ class Daemon:
         self.surroundings = Surroundings([self.calibration_file])
         self.link = ArmLink(config, self.servo, self._refresh_refusals)
         self.capture = Capture(
-            [open_camera(c) for c in config.cameras], self.servo, MAX_BLIND_NS
+            [open_camera(c) for c in config.cameras], self.servo, MAX_BLIND_NS,
+            [c.name for c in config.cameras if c.hold_when_dark],
         )
         self.inference = Inference(self.servo, self.capture, seed=config.policy.seed)
         self.exit_status = 0

@@ -63,7 +63,7 @@ class Fault:
 
 
 IMPLEMENTED = frozenset(
-    {1, 2, *range(9, 14), *range(15, 20), *range(24, 28), 29, 31, 32, 36, 37, 39, 40, 41, 44, 46, 48,
+    {*range(1, 7), *range(9, 14), *range(15, 20), *range(24, 28), 29, 31, 32, 36, 37, 39, 40, 41, 44, 46, 48,
      49}
 )
 # Stage whose missed heartbeat raises a row: order of enum vlad_stage in csrc/watchdog.h.
@@ -78,11 +78,11 @@ FAULTS: tuple[Fault, ...] = (
           "errno of the dequeue (ENODEV), poll flags, or the frame source has vanished",
           "committed actions run on for at most 250 ms, then HOLD; reopened with back-off 0.5 to 8 s; clears to holding, never to motion",
           "the device seam returns ENODEV; the simulated camera is removed",
-          clear_after_ms=1000, react_ms=50, rest_ms=600),
+          clear_after_ms=1000, react_ms=50, rest_ms=600, bound="react: no new observation"),
     Fault(2, "camera_stalled", "Camera delivers no frame", HOLD,
           "no new frame for 5 camera periods (167 ms at 30 fps); missed heartbeat of the capture stage",
           "as row 1", "the simulated camera stops producing (`camera_stall`)",
-          clear_after_ms=1000, react_ms=170, rest_ms=750),
+          clear_after_ms=1000, react_ms=170, rest_ms=750, bound="react: no new observation"),
     Fault(3, "camera_frozen", "Camera repeats one picture", HOLD,
           "sequence or timestamp does not advance, or a sampled 64-bit hash is equal for 15 frames while a joint moved more than 2 degrees",
           "HOLD", "one buffer is replayed with fresh timestamps (`camera_freeze`)",
@@ -91,11 +91,12 @@ FAULTS: tuple[Fault, ...] = (
           "bytes used, error flag, decoder; raised when more than 20 % of the frames of 1 s were bad",
           "each bad frame is dropped and counted; above 20 % HOLD", "error flags, truncated frames",
           clear_after_ms=1000, react_ms=1000, rest_ms=1400),
-    Fault(5, "camera_dark", "Camera dark, saturated or covered", WARN,
-          "mean and spread of the picture over a window", "WARN", "a black picture (`camera_dark`)",
-          clear_after_ms=1000, react_ms=1000, bound="the arm goes on"),
+    Fault(5, "camera_dark", "Camera dark, saturated or covered", HOLD,
+          "mean and spread of sampled pixels for 0.9 s", "WARN; HOLD where `camera.hold_when_dark` says so",
+          "a black picture (`camera_dark`)",
+          clear_after_ms=1000, react_ms=1000, rest_ms=1400, bound="without the key the arm goes on"),
     Fault(6, "camera_skew", "Cameras out of step", HOLD,
-          "capture times of one set differ by more than one frame; raised above 20 % of 1 s",
+          "no set of newest frames was captured within one period of the slowest camera; raised above 20 % of the sets of 1 s",
           "the set is dropped and counted; above 20 % HOLD", "shifted timestamps",
           clear_after_ms=1000, react_ms=1000, rest_ms=1400),
     Fault(7, "inference_hung", "Inference does not return", HOLD,

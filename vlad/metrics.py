@@ -87,6 +87,7 @@ TABLE = (
     Metric("policy.refused_admissions", "vlad_policy_refused_admissions_total", "counter", "Requests not made: T_inference would not fit into T_execution"),
     Metric("policy.failed", "vlad_policy_failed_total", "counter", "Inferences that failed"),
     Metric("cameras.{camera}.{counter}", "vlad_camera_{counter}_total", "counter", "Of one camera since start"),
+    Metric("capture.skewed", "vlad_capture_skewed_total", "counter", "Sets of frames too far apart in time, and not used"),
     Metric("bus.{counter}", "vlad_bus_{counter}_total", "counter", "Of the servo bus since start"),
     Metric("log.{counter}", "vlad_log_{counter}_total", "counter", "Lines of the log"),
     Metric("uptime_s", "vlad_uptime_seconds", "gauge", "Since the start of the daemon"),

@@ -132,5 +132,6 @@ def compose(
             name: {"state": str(eye.state), "reopened": eye.reopened, **eye.camera.counters()}
             for name, eye in capture.eyes.items()
         },
+        "capture": {"skewed": capture.skewed},
         **extra,
     }

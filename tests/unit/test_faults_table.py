@@ -84,5 +84,5 @@ def test_failsafe_states_reaction_latch_and_bounds_of_each_row() -> None:
         assert cells[5] == failsafe.latch_text(fault)
         assert cells[6] == failsafe.clear_text(fault)
         assert cells[9:] == [fault.test_id, fault.status]
-    assert "| 50 ms | 600 ms |" in rows[0]
+    assert "| 50 ms | 600 ms; react: no new observation |" in rows[0]
     assert "510 ms" in rows[30] and "850 ms" in rows[30]
