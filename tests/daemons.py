@@ -10,7 +10,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from vlad.config import Config
 from vlad.daemon import Daemon
 from vlad.errors import Refused
 from vlad.inference import STAGE_BOUND_MIN_NS, Loaded
+from vlad.ladder import parse_rung
 from vlad.scheduler import Scheduler, SchedulerConfig
 from vlad.servo import MS, now_ns
 
@@ -34,11 +35,12 @@ CHUNK = 50
 class ScriptedPolicy:
     """Slow waves of two joints, inwards from the pose it first saw: a function of absolute time.
 
-    delay_s: how long `sample` takes. spoil: applied to each chunk before it is returned.
+    delay_s, vision_s: how long `sample` and `encode_image` take. spoil: applied to each chunk before it is returned.
     """
 
     def __init__(self) -> None:
         self.delay_s = 0.05
+        self.vision_s = 0.0
         self.spoil: Callable[[NDArray[np.float64]], NDArray[np.float64]] = lambda chunk: chunk
         self.fail: Exception | None = None
         self.calls = 0
@@ -49,11 +51,15 @@ class ScriptedPolicy:
 
     def encode_image(self, camera_index: int, image: NDArray[np.uint8]) -> float:
         assert image.ndim == 3 and image.dtype == np.uint8
+        time.sleep(self.vision_s)
         return float(image.mean())
 
     def prefill(self, tokens_by_camera: Any, task: Any, state: NDArray[np.float64]) -> Any:
         if self._start is None:
             self._start, self._t0 = np.array(state), now_ns()
+        return now_ns()
+
+    def refresh_state(self, prefix: int, state: NDArray[np.float64]) -> Any:
         return now_ns()
 
     def sample(self, prefix: int, *, generator: np.random.Generator, steps: int | None = None,
@@ -74,13 +80,17 @@ class ScriptedPolicy:
 
 
 def loaded(policy: ScriptedPolicy, daemon: Daemon, mode: str = "async",
-           measured_ms: int = 60) -> Loaded:
-    timing = SchedulerConfig(PERIOD_NS, CHUNK, mode=mode, lookahead_ns=daemon.servo.lookahead_ns)
+           measured_ms: int = 60, rungs_ms: Mapping[str, int] | None = None) -> Loaded:
+    """rungs_ms: a ladder, with what each rung is said to have cost at load."""
+    ladder = {parse_rung(name): (ms * MS,) * 8 for name, ms in (rungs_ms or {}).items()}
+    timing = SchedulerConfig(PERIOD_NS, CHUNK, mode=mode, lookahead_ns=daemon.servo.lookahead_ns,
+                             ladder=tuple(ladder), cameras=len(daemon.config.cameras))
     measured = (measured_ms * MS,) * 8
     return Loaded(
         policy, "scripted", "scripted", tuple(c.name for c in daemon.config.cameras), ("sweep",),
         timing, Scheduler(timing).load_check(list(measured)), measured, STAGE_BOUND_MIN_NS,
         500 * MS,  # this machine renders three cameras in software beside everything else
+        max_change=2.0, rungs_ns=ladder,
     )
 
 

@@ -17,6 +17,9 @@ def status_text(status: Mapping[str, Any], now_ns: int, colour: bool) -> str:
         rows.append(("engageable", "no: " + why[0] if why else "yes"))
         rows += [("", "    " + reason) for reason in why[1:]]
     rows.append(("policy", _policy(status.get("policy"))))
+    ladder = (status.get("policy") or {}).get("ladder") or {}
+    if len(ladder) > 1:
+        rows += [("ladder" if i == 0 else "", _rung(*item)) for i, item in enumerate(ladder.items())]
     inference = status.get("t_inference_ms") or {}
     rows.append(("T_inference", ", ".join(f"{k} {_number(inference.get(k), 'ms')}"
                                           for k in ("p50", "p99", "predicted"))))  # fmt: skip
@@ -68,6 +71,14 @@ def _policy(policy: Mapping[str, Any] | None) -> str:
     return (f"{policy.get('name')}, {policy.get('mode')}, {_number(policy.get('rate_hz'), 'Hz')}, "
             f"{policy.get('chunk_size')} actions; task "
             + (repr(task) if task else "none"))  # fmt: skip
+
+
+def _rung(name: str, rung: Mapping[str, Any]) -> str:
+    passed = {"too slow": rung.get("too_slow"), **(rung.get("skipped") or {})}
+    reasons = ", ".join(f"{why} {count}" for why, count in passed.items() if count)
+    return (f"{name}: {_number(rung.get('predicted_ms'), 'ms')} predicted, "
+            f"{_number(rung.get('measured_ms'), 'ms')} at load; {rung.get('requests', 0)} requests, "
+            f"{rung.get('rejected', 0)} rejected" + (f"; passed by: {reasons}" if reasons else ""))  # fmt: skip
 
 
 def _chunks(chunks: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from vlad.arm import Calibration, Joint, Kind
 from vlad.config import Config, fail
 from vlad.config_keys import ArmKeys, CameraKeys, FileKeys, JointKeys, ServoKeys
 from vlad.errors import ConfigError
+from vlad.ladder import parse_ladder
 
 SOCKET_PATH_MAX = 107  # sun_path of struct sockaddr_un, less the closing zero
 SUPERVISOR_BOUND_MS = 500  # row 31 of the fault table
@@ -43,6 +44,10 @@ def resolve(keys: FileKeys, path: Path) -> Config:
         calibration=_absolute(path, keys.arm.calibration),
     )
     policy = keys.policy
+    try:
+        parse_ladder(policy.ladder)
+    except ValueError as error:
+        fail(path, "policy.ladder", str(error))
     if policy.bundle is not None:
         policy = msgspec.structs.replace(policy, bundle=_absolute(path, policy.bundle))
     control = msgspec.structs.replace(keys.control, socket=_absolute(path, keys.control.socket))

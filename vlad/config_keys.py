@@ -128,6 +128,25 @@ class PolicyKeys(_Table, frozen=True, kw_only=True):
             "the predicted inference time"
         ),
     ] = "auto"
+    ladder: Annotated[
+        tuple[Annotated[str, msgspec.Meta(max_length=64)], ...],
+        msgspec.Meta(max_length=8),
+        _key(
+            "what an `async` request may leave out when a full pass would come too late, best first: "
+            "`reuse` (tokens of cameras whose picture did not change), `state_only` (a fresh arm state "
+            "on the last images), `steps:N` (flow steps), or one of the first two `+steps:N`; empty: "
+            "nothing, the arm comes to rest"
+        ),
+    ] = ()
+    reuse_change: Annotated[
+        float,
+        _key(
+            "rung `reuse`: a picture counts as unchanged while no part of it differs by more than this "
+            "from the one behind the tokens, of 255",
+            gt=0,
+            le=64,
+        ),
+    ] = 2.0
     aggregate: Annotated[
         Literal["weighted_average", "latest_only", "average", "conservative"],
         _key("how overlapping chunks are merged"),

@@ -77,6 +77,11 @@ def servo_config(config: Config) -> ServoConfig:
     )
 
 
+def rungs_ms(loaded: Loaded) -> dict[str, float]:
+    """The greatest T_inference of each rung of the ladder at load, the full pass first."""
+    return {rung.name: round(max(ns) / MS, 3) for rung, ns in loaded.costs_ns.items()}
+
+
 class Daemon:
     """One arm, its cameras and its policy. `run()` blocks until stopped and returns an exit status.
 
@@ -311,7 +316,7 @@ class Daemon:
         finally:
             self._load_lock.release()
         return {"name": loaded.name, "tasks": list(loaded.tasks), "fits": loaded.check.fits,
-                "load_check": loaded.check.reason}
+                "load_check": loaded.check.reason, "rungs_ms": rungs_ms(loaded)}
 
     def _loading(self) -> None:
         self._notify.extend_timeout(60.0)
@@ -328,6 +333,7 @@ class Daemon:
             "t_ns": now_ns(), "event": "loaded", "bundle": loaded.path,
             "t_inference_ms": [round(t / MS, 3) for t in loaded.measured_ns],
             "fits": loaded.check.fits, "load_check": loaded.check.reason,
+            "rungs_ms": rungs_ms(loaded),
         })
         if len(loaded.tasks) == 1:
             self.inference.choose_task(loaded.tasks[0], 0)

@@ -63,7 +63,10 @@ def chunk_event(record: ChunkRecord, joints: tuple[str, ...]) -> dict[str, Any]:
         "t_obs_ns": record.t_obs_ns,
         "t_inference_ms": (record.t_arrival_ns - record.t_request_ns) / MS,
         "predicted_ms": record.predicted_ns / MS, "t_execution_ms": record.t_execution_ns / MS,
+        "encoded": record.encoded,
     }
+    if record.reuse_age_ns:
+        body["reuse_age_ms"] = record.reuse_age_ns / MS
     if record.verdict == "rejected":
         body["reason"] = record.reason
         if record.joint >= 0:

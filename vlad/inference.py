@@ -10,8 +10,8 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,23 +22,21 @@ from vlad.camera import Frame
 from vlad.capture import Capture
 from vlad.expert import Guidance
 from vlad.faults import BY_NAME
+from vlad.ladder import FULL, Rung
 from vlad.scheduler import LoadCheck, Request, Scheduler, SchedulerConfig, View
 from vlad.servo import MS, Servo, now_ns
 from vlad.stage import Stage
+from vlad.token_cache import Encoder, Observation, TokenCache
 
-WARM_UP_DISCARDED = 2
-WARM_UP_MEASURED = 8
 PLAN_NS = 4 * MS
 STAGE_BOUND_MIN_NS = 500 * MS
 INFERENCE_FAILED = BY_NAME["inference_failed"].id
 
 
-class RunnablePolicy(Protocol):
+class RunnablePolicy(Encoder, Protocol):
     """What the stages call; vlad.policy.Policy is one."""
 
     def warm_up(self) -> None: ...
-    def encode_image(self, camera_index: int, image: NDArray[np.uint8]) -> Any: ...
-    def prefill(self, tokens_by_camera: Sequence[Any], task: Any, state: Any) -> Any: ...
     def sample(
         self, prefix: Any, *, generator: np.random.Generator, steps: int | None = None,
         guidance: Guidance | None = None,
@@ -57,19 +55,28 @@ class Loaded:
     tasks: tuple[str, ...]
     scheduler: SchedulerConfig
     check: LoadCheck
-    measured_ns: tuple[int, ...]
+    measured_ns: tuple[int, ...]  # full passes
     stage_bound_ns: int
     max_frame_age_ns: int
+    max_change: float = 0.0  # of a camera whose tokens are reused
+    rungs_ns: Mapping[Rung, tuple[int, ...]] = field(default_factory=dict)  # passes of each rung below
+    vision_ns: int = 0  # one camera's tokens
+
+    @property
+    def costs_ns(self) -> dict[Rung, tuple[int, ...]]:
+        """T_inference at load of every rung, the full pass first."""
+        return {FULL: self.measured_ns, **self.rungs_ns}
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
-    """What a prefix was made from. t_obs_ns: of the arm's state, not yet on the queue's grid. Ages
-    are t_obs - t_capture: of the oldest fresh frame, of the oldest reused tokens (0: none reused)."""
+class _Planned:
+    """A request that was admitted, with what it is to be made from."""
 
-    t_obs_ns: int
-    frame_age_ns: int
-    reuse_age_ns: int = 0
+    request: Request
+    loaded: Loaded
+    cache: TokenCache
+    frames: Mapping[str, Frame]
+    task: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,19 +108,8 @@ class ChunkRecord:
     value: float
     bound: float
     n_clamped: int
-
-
-def measure(policy: RunnablePolicy, frames: Sequence[NDArray[np.uint8]], task: Any,
-            state: NDArray[np.float64]) -> tuple[int, ...]:
-    """T_inference of whole passes, in ns: 2 discarded, 8 measured."""
-    generator = np.random.default_rng(0)
-    times = []
-    for _ in range(WARM_UP_DISCARDED + WARM_UP_MEASURED):
-        start = now_ns()
-        tokens = [policy.encode_image(i, frame) for i, frame in enumerate(frames)]
-        policy.sample(policy.prefill(tokens, task, state), generator=generator)
-        times.append(now_ns() - start)
-    return tuple(times[WARM_UP_DISCARDED:])
+    encoded: int  # cameras
+    reuse_age_ns: int  # of the oldest reused tokens
 
 
 class Inference:
@@ -129,6 +125,7 @@ class Inference:
         self._log = structlog.get_logger("vlad.inference")
         self.loaded: Loaded | None = None
         self.scheduler: Scheduler | None = None
+        self._cache: TokenCache | None = None
         self.task: Any = None
         self.task_text: str | None = None
         self.records: deque[ChunkRecord] = deque(maxlen=4096)
@@ -138,11 +135,13 @@ class Inference:
     def install(self, loaded: Loaded, timeout_s: float = 30.0) -> Loaded | None:
         """Makes `loaded` the policy that runs; returns the former one, for its owner to close."""
         scheduler = Scheduler(loaded.scheduler)
-        scheduler.latency.warm(list(loaded.measured_ns))
+        scheduler.latency.warm(loaded.costs_ns, loaded.vision_ns)
+        cache = TokenCache(loaded.cameras, loaded.scheduler.horizon_ns, loaded.max_change)
         with self._idle:
             if not self._idle.wait_for(self._nothing_in_flight, timeout_s):
                 raise TimeoutError(f"an inference is still running after {timeout_s:g} s")
             former, self.loaded, self.scheduler = self.loaded, loaded, scheduler
+            self._cache = cache
             self.task = self.task_text = None
             self._servo.policy_timing(
                 loaded.scheduler.period_ns, loaded.scheduler.horizon_ns, loaded.max_frame_age_ns
@@ -164,38 +163,37 @@ class Inference:
             planned = self._plan()
             if planned is None:
                 continue
-            request, loaded, frames, task = planned
             try:
-                self._inbox.put(self._observe(stage, request, loaded, frames, task))
+                self._inbox.put(self._observe(stage, planned))
             except Exception as error:
-                self._fail(request, error)
+                self._fail(planned.request, error)
 
-    def _plan(self) -> tuple[Request, Loaded, dict[str, Frame], Any] | None:
+    def _plan(self) -> _Planned | None:
         with self._lock:
-            if self.loaded is None or self.scheduler is None or self.task is None:
+            loaded, cache, task = self.loaded, self._cache, self.task
+            if loaded is None or self.scheduler is None or cache is None or task is None:
                 return None
             now = now_ns()
             seen_ns, _, epoch, at_rest, last_due_ns, _, _, _ = self._servo.queue_view()
-            frames = self._capture.fresh(now, self.loaded.max_frame_age_ns)
+            frames = self._capture.fresh(now, loaded.max_frame_age_ns)
             request = self.scheduler.plan(
-                View(now, seen_ns, epoch, at_rest, last_due_ns, frames is not None)
+                View(now, seen_ns, epoch, at_rest, last_due_ns, frames is not None),
+                lambda rung: cache.prerequisite(rung, now, epoch, task, frames or {}),
             )
             if epoch:
                 self._servo.starve(self.scheduler.cause)
             if request is None or frames is None:
                 return None
-            return request, self.loaded, frames, self.task
+            return _Planned(request, loaded, cache, frames, task)
 
-    def _observe(self, stage: Stage, request: Request, loaded: Loaded, frames: dict[str, Frame],
-                 task: Any) -> _Work:
+    def _observe(self, stage: Stage, planned: _Planned) -> _Work:
+        request, loaded = planned.request, planned.loaded
         t_obs, _, state = self._servo.joint_state()  # the queue rounds it down to its grid
-        age = max(t_obs - frames[name].t_capture_ns for name in loaded.cameras)
-        tokens = []
-        for index, name in enumerate(loaded.cameras):
-            tokens.append(loaded.policy.encode_image(index, frames[name].image))
-            stage.beat()
-        prefix = loaded.policy.prefill(tokens, task, state)
-        return _Work(request, loaded, Observation(t_obs, age), prefix)
+        prefix, observation = planned.cache.assemble(
+            loaded.policy, request.rung, planned.frames, now_ns=request.admitted_ns,
+            epoch=request.epoch, task=planned.task, t_obs_ns=t_obs, state=state, beat=stage.beat,
+        )
+        return _Work(request, loaded, observation, prefix)
 
     # --- expert stage ------------------------------------------------------------------------
 
@@ -233,14 +231,14 @@ class Inference:
             request.seq, request.rung.name, request.cold, request.admitted_ns, seen.t_obs_ns, arrival,
             request.predicted_ns, request.t_execution_ns, report["verdict"], report["reason"],
             report["joint"], report["action"], report["value"], report["bound"],
-            report["n_clamped"],
+            report["n_clamped"], request.encode, seen.reuse_age_ns,
         )
         self.records.append(record)
         if report["verdict"] == "accepted":
-            self._log.debug("chunk", seq=request.seq, verdict="accepted")
+            self._log.debug("chunk", seq=request.seq, rung=request.rung.name, verdict="accepted")
         else:
             self._log.warning(
-                "chunk", seq=request.seq, verdict=record.verdict, reason=record.reason,
+                "chunk", seq=request.seq, rung=record.rung, verdict=record.verdict, reason=record.reason,
                 joint=record.joint, action=record.action, value=record.value, bound=record.bound,
                 t_inference_ms=(arrival - request.admitted_ns) / MS,
             )

@@ -11,7 +11,9 @@ import numpy as np
 from vlad import bundle as bundles
 from vlad.config import Config
 from vlad.errors import BundleError, Refused
-from vlad.inference import STAGE_BOUND_MIN_NS, Loaded, RunnablePolicy, measure
+from vlad.inference import STAGE_BOUND_MIN_NS, Loaded, RunnablePolicy
+from vlad.ladder import parse_ladder
+from vlad.pass_cost import measure_pass, measure_vision
 from vlad.scheduler import Scheduler, SchedulerConfig
 from vlad.servo import MAX_ACTIONS, MS
 
@@ -86,14 +88,25 @@ def load(
     manifest = bundle.manifest
     if wrong := mismatches(manifest, config):
         raise Refused(f"{path} does not fit this robot: " + "; ".join(wrong))
+    ladder = parse_ladder(config.policy.ladder)
+    for rung in ladder:
+        if rung.steps is not None and rung.steps >= manifest.flow.steps:
+            raise Refused(f"{path}: rung {rung.name!r} of policy.ladder is no fewer than the policy's "
+                          f"{manifest.flow.steps} flow steps")
     policy = factory(bundle, config)
     try:
         progress()
         policy.warm_up()
         progress()
-        measured = measure(
-            policy, _blank_frames(manifest, config), 0, np.zeros(len(config.joints))
-        )
+        frames, state = _blank_frames(manifest, config), np.zeros(len(config.joints))
+        measured = measure_pass(policy, frames, 0, state)
+        progress()
+        rungs, vision_ns = {}, 0
+        for rung in ladder:
+            rungs[rung] = measure_pass(policy, frames, 0, state, rung)
+            progress()
+        if ladder:
+            vision_ns = measure_vision(policy, frames[0])
     except Exception as error:
         policy.close()
         raise BundleError(f"{path}: does not run: {type(error).__name__}: {error}") from error
@@ -107,6 +120,8 @@ def load(
         quantile=config.policy.quantile,
         window=config.policy.window,
         safety=config.policy.safety_factor,
+        ladder=ladder,
+        cameras=len(manifest.cameras),
     )
     profile_ns = round((config.board.t_inference_ms or 0) * MS)
     fps = {c.name: c.fps for c in config.cameras}
@@ -122,6 +137,9 @@ def load(
         measured_ns=measured,
         stage_bound_ns=max(STAGE_BOUND_MIN_NS, 3 * max(measured)),
         max_frame_age_ns=max(math.ceil(2e9 / fps[name]) for name in cameras),
+        max_change=config.policy.reuse_change,
+        rungs_ns=rungs,
+        vision_ns=vision_ns,
     )
 
 

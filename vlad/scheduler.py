@@ -10,11 +10,13 @@ The definitions are those of ARCHITECTURE.md ("Time and the gate"):
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
-from vlad.ladder import FULL, Rung
+from vlad.ladder import FULL, NOTHING_TO_REUSE, Prerequisite, Rung, Vision
+from vlad.latency import LatencyWindow
 
 
 class Starve(IntEnum):
@@ -37,7 +39,7 @@ class SchedulerConfig:
     period_ns: 1/f of the policy. chunk_size: N actions. threshold: "auto", or a share q of N.
     lookahead_ns: how far ahead of now the servo loop reads the queue (it brakes over twice that
     before the last action). quantile, window: of the latency prediction. safety: factor on the
-    load-time measurement.
+    load-time measurement. ladder: the rungs below the full pass, best first; cameras: the policy's.
     """
 
     period_ns: int
@@ -48,42 +50,13 @@ class SchedulerConfig:
     quantile: float = 0.95
     window: int = 50
     safety: float = 1.2
+    ladder: tuple[Rung, ...] = ()
+    cameras: int = 1
 
     @property
     def horizon_ns(self) -> int:
         """N/f, what one chunk lasts, in ns."""
         return self.chunk_size * self.period_ns
-
-
-class LatencyWindow:
-    """The newest completed inferences: what T_inference to expect.
-
-    A window, so that a spike is forgotten; every completed inference counts, rejected ones too.
-    Values measured while warming up are given separately and are evicted by the first real ones.
-    """
-
-    def __init__(self, window: int, quantile: float) -> None:
-        self._values: deque[int] = deque(maxlen=window)
-        self._warm: list[int] = []
-        self._quantile = quantile
-        self.count = 0
-
-    def warm(self, values_ns: list[int]) -> None:
-        self._warm = list(values_ns)
-
-    def add(self, value_ns: int) -> None:
-        self._values.append(value_ns)
-        self.count += 1
-
-    def quantile_ns(self, q: float) -> int:
-        """The q-quantile (nearest rank) of the window; of the warm-up while it is empty; 0 if none."""
-        values = sorted(self._values or self._warm)
-        if not values:
-            return 0
-        return values[min(len(values) - 1, max(0, math.ceil(q * len(values)) - 1))]
-
-    def predict_ns(self) -> int:
-        return self.quantile_ns(self._quantile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,17 +94,40 @@ class Request:
     predicted_ns: int
     t_execution_ns: int
     rung: Rung = FULL
+    encode: int = 1  # cameras
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """A rung that can be taken: the cameras it would encode, and when its chunk is expected."""
+
+    rung: Rung
+    encode: int
+    predicted_ns: int
+
+
+@dataclass(slots=True)
+class RungCounts:
+    """Of one rung. too_slow, skipped (by what it lacked): when a request took one further down, or
+    none could be made."""
+
+    requests: int = 0
+    too_slow: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    verdicts: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
 class SchedulerCounts:
     requests: int = 0
     cold_starts: int = 0
-    refused_admissions: int = 0  # predicted T_inference >= T_execution
+    refused_admissions: int = 0  # predicted T_inference >= T_execution on every rung
+    tight: int = 0  # the fastest rung was taken, because none was sure to arrive before braking
     completed: int = 0
     failed: int = 0
     abandoned: int = 0  # finished after the engagement had ended
     verdicts: Counter[str] = field(default_factory=Counter)
+    rungs: dict[str, RungCounts] = field(default_factory=dict)
 
 
 class Scheduler:
@@ -139,8 +135,9 @@ class Scheduler:
 
     def __init__(self, config: SchedulerConfig) -> None:
         self.config = config
-        self.latency = LatencyWindow(config.window, config.quantile)
-        self.counts = SchedulerCounts()
+        self.rungs = (FULL, *config.ladder)
+        self.latency = LatencyWindow(config.window, config.quantile, config.cameras)
+        self.counts = SchedulerCounts(rungs={rung.name: RungCounts() for rung in self.rungs})
         self.cause = Starve.COLD
         self._in_flight: Request | None = None
         self._seq = 0
@@ -186,17 +183,26 @@ class Scheduler:
         if not isinstance(c.threshold, str):
             return round(c.threshold * c.horizon_ns)
         # Twice the prediction, so that one doubling of the latency is absorbed; the braking
-        # distance; and the grid's rounding at both ends.
-        auto = 2 * self.latency.predict_ns() + 2 * c.lookahead_ns + 2 * c.period_ns
-        return min(auto, c.horizon_ns)
+        # distance; and the grid's rounding at both ends. Where that is more than a chunk lasts, full
+        # passes cannot follow one another without a gap: then just in time, because a chunk that is
+        # observed early ends early.
+        predicted, ends = self.latency.predict_ns(), 2 * c.lookahead_ns + 2 * c.period_ns
+        if 2 * predicted + ends <= c.horizon_ns:
+            return 2 * predicted + ends
+        return min(predicted + predicted // 10 + ends, c.horizon_ns)
 
     def t_execution_ns(self, view: View) -> int:
         if view.last_due_ns is None or view.last_due_ns <= view.now_ns:
             return 0
         return view.last_due_ns + self.config.period_ns - view.now_ns
 
-    def plan(self, view: View) -> Request | None:
-        """A request to start now, or None; `cause` then says what a starving arm waits for."""
+    def plan(
+        self, view: View, prerequisite: Callable[[Rung], Prerequisite] | None = None
+    ) -> Request | None:
+        """A request to start now, or None; `cause` then says what a starving arm waits for.
+
+        prerequisite: whether a rung that reuses tokens can be taken; without it none can.
+        """
         if view.epoch != self._epoch:
             self._epoch = view.epoch
             self.cause = Starve.COLD
@@ -204,14 +210,14 @@ class Scheduler:
         if view.epoch == 0 or self._in_flight is not None or view.seen_ns <= self._arrival_ns:
             return None
         t_execution = self.t_execution_ns(view)
-        predicted = self.latency.predict_ns()
         if t_execution == 0:
             if not view.at_rest:
                 return None  # braking: the cause of the drain stands
             if not view.observation_ready:
                 self.cause = Starve.STAGE
                 return None
-            return self._admit(view, cold=True, predicted_ns=predicted, t_execution_ns=0)
+            full = _Choice(FULL, self.config.cameras, self.latency.predict_ns())
+            return self._admit(view, full, t_execution_ns=0)
         if self.config.mode == "sync":
             self.cause = Starve.SYNC
             return None
@@ -220,21 +226,73 @@ class Scheduler:
         if not view.observation_ready:
             self.cause = Starve.STAGE
             return None
-        if predicted >= t_execution:
-            if not self._refused_since_last:
-                self.counts.refused_admissions += 1
-                self._refused_since_last = True
+        choice = self._best_rung(t_execution, prerequisite)
+        if choice is None:
             self.cause = Starve.REFUSED
             return None
-        return self._admit(view, cold=False, predicted_ns=predicted, t_execution_ns=t_execution)
+        return self._admit(view, choice, t_execution_ns=t_execution)
 
-    def _admit(
-        self, view: View, *, cold: bool, predicted_ns: int, t_execution_ns: int
-    ) -> Request:
+    def _best_rung(
+        self, t_execution_ns: int, prerequisite: Callable[[Rung], Prerequisite] | None
+    ) -> _Choice | None:
+        """The first rung that can be taken and is expected before the arm brakes. Where there is
+        none, the fastest, if it is expected before the queue is empty; else, because refusing is a
+        stop for certain, the one that is likely to arrive before the arm brakes."""
+        brake_ns = 2 * self.config.lookahead_ns + self.config.period_ns
+        lacking: dict[Rung, str] = {}
+        able: list[_Choice] = []
+        for rung in self.rungs:
+            way = self._way(rung, prerequisite)
+            if way.lacking:
+                lacking[rung] = way.lacking
+                continue
+            choice = _Choice(rung, way.encode, self.latency.predict_ns(rung, way.encode))
+            if choice.predicted_ns + brake_ns < t_execution_ns:
+                self._count_passed(rung, lacking)
+                return choice
+            able.append(choice)
+        tight = min(able, key=lambda c: c.predicted_ns)  # the full pass lacks nothing
+        if tight.predicted_ns >= t_execution_ns:
+            likely = [replace(c, predicted_ns=self.latency.likely_ns(c.rung, c.encode)) for c in able]
+            tight = min(likely, key=lambda c: c.predicted_ns)
+            if tight.predicted_ns + brake_ns >= t_execution_ns:
+                self._count_refused(lacking)
+                return None
+        self._count_passed(tight.rung, lacking)
+        self.counts.tight += 1
+        return tight
+
+    def _count_refused(self, lacking: dict[Rung, str]) -> None:
+        if not self._refused_since_last:  # once, not once a tick
+            self._count_passed(None, lacking)
+            self.counts.refused_admissions += 1
+            self._refused_since_last = True
+
+    def _count_passed(self, taken: Rung | None, lacking: dict[Rung, str]) -> None:
+        """The rungs above the one taken; all of them when None was."""
+        for rung in self.rungs:
+            if rung is taken:
+                return
+            counts = self.counts.rungs[rung.name]
+            if rung in lacking:
+                counts.skipped[lacking[rung]] += 1
+            else:
+                counts.too_slow += 1
+
+    def _way(
+        self, rung: Rung, prerequisite: Callable[[Rung], Prerequisite] | None
+    ) -> Prerequisite:
+        if rung.vision is Vision.ALL:
+            return Prerequisite(self.config.cameras)
+        return Prerequisite(lacking=NOTHING_TO_REUSE) if prerequisite is None else prerequisite(rung)
+
+    def _admit(self, view: View, choice: _Choice, *, t_execution_ns: int) -> Request:
+        cold = t_execution_ns == 0
         self._seq += 1
         self._refused_since_last = False
         self.counts.requests += 1
         self.counts.cold_starts += cold
+        self.counts.rungs[choice.rung.name].requests += 1
         if not cold:
             self.cause = Starve.INFERENCE
         elif self.config.mode == "sync" and self.counts.completed:
@@ -242,7 +300,8 @@ class Scheduler:
         elif self.cause is Starve.INFERENCE:
             self.cause = Starve.COLD
         self._in_flight = Request(
-            self._seq, view.epoch, cold, view.now_ns, predicted_ns, t_execution_ns
+            self._seq, view.epoch, cold, view.now_ns, choice.predicted_ns, t_execution_ns,
+            choice.rung, choice.encode,
         )
         return self._in_flight
 
@@ -252,9 +311,11 @@ class Scheduler:
         """An inference ended and its chunk was judged; `reason` is the gate's when rejected."""
         self._in_flight = None
         self._arrival_ns = arrival_ns
-        self.latency.add(arrival_ns - request.admitted_ns)
+        self.latency.add(arrival_ns - request.admitted_ns, request.rung, request.encode)
+        outcome = reason if verdict == "rejected" else verdict
         self.counts.completed += 1
-        self.counts.verdicts[reason if verdict == "rejected" else verdict] += 1
+        self.counts.verdicts[outcome] += 1
+        self.counts.rungs[request.rung.name].verdicts[outcome] += 1
         if verdict != "rejected":
             return
         if reason == "disengaged":

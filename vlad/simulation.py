@@ -6,20 +6,27 @@ is set instead of read. Only the policy's latency, its actions and the arm are g
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vlad.camera import Frame
+from vlad.ladder import Prerequisite, Rung
 from vlad.scheduler import Request, Scheduler, SchedulerConfig, View
 from vlad.servo import ENGAGE, MS, MemoryArm, Servo, ServoConfig
+from vlad.token_cache import Observation, TokenCache
 
 Policy = Callable[[int, NDArray[np.float64]], NDArray[np.float64]]
 """(t_obs_ns, present position [n_joints]) -> actions [n, n_joints]."""
 
 Latency = Callable[[Request], int]
-"""Request -> T_inference in ns."""
+"""Request -> T_inference in ns, of its rung and the cameras it encodes."""
+
+FRAME_AGE_NS = 30 * MS  # of the newest frame when a request is assembled
+REUSE_CHANGE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +38,23 @@ class Arrival:
     t_arrival_ns: int
     verdict: str
     reason: str
+    reuse_age_ns: int = 0
+
+
+class _NoVision:
+    """Stands in for the blocks before the expert: their time is in the latency."""
+
+    def encode_image(self, camera_index: int, image: NDArray[np.uint8]) -> None: ...
+    def prefill(self, tokens_by_camera: Sequence[Any], task: Any, state: Any) -> None: ...
+    def refresh_state(self, prefix: Any, state: Any) -> None: ...
 
 
 class Simulation:
-    """A closed loop in simulated time, deterministic for given policy, latency and start."""
+    """A closed loop in simulated time, deterministic for given policy, latency and start.
+
+    measured_ns, vision_ns: what each rung and one camera cost at load. scene: the brightness that
+    every camera sees at a time; by default no two frames are alike.
+    """
 
     def __init__(
         self,
@@ -46,6 +66,9 @@ class Simulation:
         pose: tuple[float, ...] | None = None,
         start_ns: int = 1_000_000 * MS,
         on_arrival: Callable[[Arrival], None] | None = None,
+        measured_ns: Mapping[Rung, Sequence[int]] | None = None,
+        vision_ns: int = 0,
+        scene: Callable[[int], int] | None = None,
     ) -> None:
         self.now_ns = start_ns
         self.config = servo
@@ -54,10 +77,16 @@ class Simulation:
         self.servo = Servo(servo, start_ns)
         self.servo.adopt_memory(self.arm, True, start)
         self.scheduler = Scheduler(scheduler)
+        self.scheduler.latency.warm(measured_ns or {}, vision_ns)
+        self._cameras = [f"camera{i}" for i in range(scheduler.cameras)]
+        self._cache = TokenCache(self._cameras, scheduler.horizon_ns, REUSE_CHANGE)
         self._policy = policy
         self._latency = latency
+        self._scene = scene
+        self._shown: tuple[int, dict[str, Frame]] = (-1, {})
+        self._shots = 0
         self._on_arrival = on_arrival
-        self._running: tuple[Request, int, int, NDArray[np.float64]] | None = None
+        self._running: tuple[Request, Observation, int, NDArray[np.float64]] | None = None
         self._advance(start_ns + 5 * servo.period_ns)
 
     def _advance(self, until_ns: int) -> None:
@@ -74,26 +103,46 @@ class Simulation:
         seen_ns, _, epoch, at_rest, last_due_ns, _, _, _ = self.servo.queue_view()
         return View(self.now_ns, seen_ns, epoch, at_rest, last_due_ns)
 
+    def _frames(self) -> dict[str, Frame]:
+        """What the cameras show now."""
+        if self._shown[0] != self.now_ns:
+            self._shots += 1
+            level = self._shots if self._scene is None else self._scene(self.now_ns)
+            image = np.full((8, 8, 3), 4 * level % 256, dtype=np.uint8)
+            frame = Frame(self._shots, self.now_ns - FRAME_AGE_NS, image)
+            self._shown = self.now_ns, {name: frame for name in self._cameras}
+        return self._shown[1]
+
+    def _prerequisite(self, rung: Rung) -> Prerequisite:
+        epoch = self.servo.queue_view()[2]
+        return self._cache.prerequisite(rung, self.now_ns, epoch, 0, self._frames())
+
     def _begin(self, request: Request) -> None:
         t_obs = self.now_ns
         if not request.cold:  # as the queue rounds it
             t_obs = t_obs // self.config.action_period_ns * self.config.action_period_ns
+        _, observation = self._cache.assemble(
+            _NoVision(), request.rung, self._frames(), now_ns=self.now_ns, epoch=request.epoch, task=0,
+            t_obs_ns=t_obs, state=np.zeros(0),
+        )
         actions = self._policy(t_obs, self.servo.joint_state()[2])
-        self._running = (request, t_obs, self.now_ns + self._latency(request), actions)
+        self._running = (request, observation, self.now_ns + self._latency(request), actions)
 
     def _arrive(self) -> None:
         assert self._running is not None
-        request, t_obs, arrival, actions = self._running
+        request, seen, arrival, actions = self._running
         self._running = None
         report = self.servo.push(
-            actions, seq=request.seq, epoch=request.epoch, t_obs_ns=t_obs, cold=request.cold,
+            actions, seq=request.seq, epoch=request.epoch, t_obs_ns=seen.t_obs_ns,
+            frame_age_ns=seen.frame_age_ns, reuse_age_ns=seen.reuse_age_ns, cold=request.cold,
             now_ns=self.now_ns,
         )
         self.scheduler.completed(request, self.now_ns, report["verdict"], report["reason"])
         self.servo.starve(self.scheduler.cause)
         if self._on_arrival is not None:
             self._on_arrival(
-                Arrival(request, t_obs, arrival, report["verdict"], report["reason"])
+                Arrival(request, seen.t_obs_ns, arrival, report["verdict"], report["reason"],
+                        seen.reuse_age_ns)
             )
 
     def run(self, until_ns: int) -> None:
@@ -104,7 +153,7 @@ class Simulation:
                 if self.now_ns >= self._running[2]:
                     self._arrive()
                 continue
-            request = self.scheduler.plan(self._view())
+            request = self.scheduler.plan(self._view(), self._prerequisite)
             self.servo.starve(self.scheduler.cause)
             if request is not None:
                 self._begin(request)

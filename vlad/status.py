@@ -7,7 +7,8 @@ from typing import Any
 
 from vlad.capture import Capture
 from vlad.faults import BY_ID
-from vlad.inference import Inference
+from vlad.inference import Inference, Loaded
+from vlad.scheduler import Scheduler
 from vlad.servo import MS, REACTIONS
 
 WHY_TEXT = {
@@ -47,6 +48,22 @@ def why_not_engageable(report: Mapping[str, Any], details: Mapping[str, str]) ->
     if report["mode"] == "engaged":
         return []
     return [details.get(name) or WHY_TEXT[name] for name in report["why_not"]]
+
+
+def ladder_rows(scheduler: Scheduler, loaded: Loaded) -> dict[str, dict[str, Any]]:
+    """Every rung by its name, the full pass first: what it cost at load and would cost now (with as
+    few cameras encoded as it can), and what became of it."""
+    rows = {}
+    for rung in scheduler.rungs:
+        counts = scheduler.counts.rungs[rung.name]
+        accepted = counts.verdicts["accepted"] + counts.verdicts["clamped"]
+        rows[rung.name] = {
+            "measured_ms": max(loaded.costs_ns[rung]) / MS, "predicted_ms": scheduler.latency.predict_ns(rung) / MS,
+            "requests": counts.requests, "accepted": accepted,
+            "rejected": counts.verdicts.total() - accepted,
+            "too_slow": counts.too_slow, "skipped": dict(counts.skipped),
+        }
+    return rows
 
 
 def compose(
@@ -126,7 +143,8 @@ def compose(
             },
             "requests": scheduler.counts.requests, "cold_starts": scheduler.counts.cold_starts,
             "refused_admissions": scheduler.counts.refused_admissions,
-            "failed": scheduler.counts.failed,
+            "tight": scheduler.counts.tight, "failed": scheduler.counts.failed,
+            "ladder": ladder_rows(scheduler, loaded),
         },
         "cameras": {
             name: {"state": str(eye.state), "reopened": eye.reopened, **eye.camera.counters()}

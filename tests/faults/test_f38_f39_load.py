@@ -57,6 +57,29 @@ def test_a_good_bundle_loads_runs_and_is_judged(bundle: Path, tmp_path: Path) ->
     loaded.policy.close()
 
 
+def test_every_rung_of_a_ladder_is_measured_and_full_passes_alone_are_judged(
+    bundle: Path, tmp_path: Path
+) -> None:
+    names = ["reuse", "state_only", "steps:4", "state_only+steps:1"]
+    config = config_with(tmp_path, cameras_of(bundle), _ladder(names))
+    loaded = load(bundle, config, LOOKAHEAD_NS)
+    loaded.policy.close()
+    assert [rung.name for rung in loaded.costs_ns] == ["full", *names]
+    assert all(len(times) == 8 and min(times) > 0 for times in loaded.costs_ns.values())
+    assert loaded.vision_ns > 0
+    assert loaded.check.t_inference_ns == pytest.approx(1.2 * max(loaded.measured_ns), abs=2)
+
+
+@pytest.mark.fault(39)
+def test_f39_a_rung_of_no_fewer_steps_than_the_policys_own_is_refused(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match=r"rung 'steps:10' .* no fewer than the policy's 10 flow steps"):
+        load(bundle, config_with(tmp_path, cameras_of(bundle), _ladder(["steps:4", "steps:10"])), LOOKAHEAD_NS)
+
+
+def _ladder(names: list[str]) -> Callable[[str], str]:
+    return lambda text: text + f"\n[policy]\nladder = {names}\n"
+
+
 @pytest.mark.fault(39)
 @pytest.mark.parametrize(("edit", "named"), [
     (lambda t: t.replace('"shoulder_pan", id = 1', '"shoulder_lift", id = 2', 1).replace(

@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from vlad.scheduler import LatencyWindow, Request, Scheduler, SchedulerConfig, Starve, View
+from vlad.ladder import FULL
+from vlad.latency import LatencyWindow
+from vlad.scheduler import Request, Scheduler, SchedulerConfig, Starve, View
 from vlad.servo import MS
 
 PERIOD_NS = 33_333_333
@@ -23,7 +25,7 @@ def view(now_ns: int, *, due_in_ns: int | None = None, at_rest: bool = False, ep
 
 def warmed(latency_ns: int, config: SchedulerConfig = CONFIG) -> Scheduler:
     scheduler = Scheduler(config)
-    scheduler.latency.warm([latency_ns])
+    scheduler.latency.warm({FULL: [latency_ns]})
     return scheduler
 
 
@@ -70,7 +72,7 @@ def test_a_fixed_threshold_must_cover_one_inference() -> None:
 
 def test_a_spike_is_forgotten_and_the_warm_up_evicted() -> None:
     window = LatencyWindow(20, 0.95)
-    window.warm([900, 900])
+    window.warm({FULL: [900, 900]})
     assert window.predict_ns() == 900
     window.add(100)
     assert window.predict_ns() == 100

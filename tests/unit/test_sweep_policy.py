@@ -97,6 +97,19 @@ def test_the_first_chunk_starts_where_the_arm_is(policy: Policy, task: int, star
     assert np.abs(chunk - TASKS[task].chunk(start)).max() < 10
 
 
+def test_a_refreshed_state_is_a_full_pass_with_the_same_images(policy: Policy) -> None:
+    arm = Arm(policy, MIDDLE)
+    tokens = [policy.encode_image(k, picture) for k, picture in enumerate(arm.recorder.pictures())]
+    noise = policy.expert.noise(np.random.default_rng(1))
+    prefix = policy.prefill(tokens, 0, to_core(MIDDLE))
+    for k, state in enumerate((FOLDED, MIDDLE + 5, (FOLDED + MIDDLE) / 2)):
+        whole = policy.prefill(tokens, 0, to_core(state))
+        prefix = policy.refresh_state(prefix, to_core(state))  # of one that was refreshed itself
+        expected = policy.sample(whole, noise)
+        assert np.abs(policy.sample(prefix, noise) - expected).max() <= 1e-5, k
+    assert np.abs(policy.sample(policy.prefill(tokens, 0, to_core(MIDDLE)), noise) - expected).max() > 1e-2
+
+
 @pytest.mark.parametrize("task", range(len(TASKS)))
 def test_it_keeps_to_its_cycle(policy: Policy, task: int) -> None:
     goals = Arm(policy, MIDDLE).run(task, 20)
