@@ -85,8 +85,8 @@ def real_markdown(report: Mapping[str, Any]) -> str:
               "goal on the wire. A bound is the row's, plus what the simulator's configuration adds, plus "
               f"{report['slack_ms']:.0f} ms for the machine.", "",
               "| injected | rows | times | detected | by | detected, max | left engaged, max | bound | "
-              "at rest, max | bound | recovered, max s | problems |",
-              "|---|---|---|---|---|---|---|---|---|---|---|---|"]
+              "at rest, max | bound | recovered, max s | disturbed | problems |",
+              "|---|---|---|---|---|---|---|---|---|---|---|---|---|"]
     for name, row in report["table"].items():
         planned = "" if row["judged"] else " (planned: not judged)"
         by = ", ".join(f"{k} {v}" for k, v in row["by"].items())
@@ -94,7 +94,8 @@ def real_markdown(report: Mapping[str, Any]) -> str:
             f"| {name} | {', '.join(row['rows']) or 'none: it goes on'}{planned} | {row['injected']} | "
             f"{row['detected']} | {by} | {_ms(row['max_detect_ms'])} | {_ms(row['max_stop_ms'])} | "
             f"{_ms(row['bound_ms'])} | {_ms(row['max_rest_ms'])} | {_ms(row['rest_bound_ms'])} | "
-            f"{'-' if row['max_recovery_s'] is None else format(row['max_recovery_s'], '.1f')} | {row['problems']} |")
+            f"{'-' if row['max_recovery_s'] is None else format(row['max_recovery_s'], '.1f')} | "
+            f"{row['disturbed']} | {row['problems']} |")
     lines += ["", "Stops by: " + ", ".join(f"{k} {v}" for k, v in report["stops"]["by"].items()), ""]
     if report["uninvited"]:
         seen: dict[str, int] = {}

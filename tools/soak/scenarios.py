@@ -172,7 +172,7 @@ def bad_bundle(robot: Robot, rng: random.Random) -> None:
 def second_daemon(robot: Robot, rng: random.Random) -> None:
     status, said = robot.beside(
         "run", "--config", str(robot.config_path), "--socket", str(robot.short / "second.sock"))
-    assert status not in (0, 1, -9), f"a second daemon ended with {status}: {said[-300:]}"
+    assert status == 1, f"a second daemon ended with {status}: {said[-300:]}"
     assert str(robot.bus) in said or os.path.realpath(robot.bus) in said, said[-300:]
 
 
@@ -188,7 +188,9 @@ STALL = frozenset({"servo_deadline_missed", "supervisor_hung", "camera_stalled",
                    "python_stalled", "queue_drained", "chunk_jump", "stale_chunk",
                    "servo_supply_lost", "servo_silent", "camera_skew", "camera_frozen"})
 BUS = frozenset({"reply_corrupt", "bus_garbage", "servo_silent", "servo_supply_lost", "serial_unplugged",
-                 "servo_voltage", "following_error", "brown_out", "servo_encoder"})
+                 "servo_voltage", "following_error", "brown_out", "servo_encoder",
+                 "calibration_changed"})  # a bus that was away is one whose calibration is not compared
+STALLING = frozenset({"daemon_stopped", "arm_stopped"})  # scenarios that stall something themselves
 SILENT_MS = 200.0  # servo.silent_ms of the simulator's configuration is 250 ms, 50 by default
 
 SCENARIOS: tuple[Scenario, ...] = (

@@ -228,7 +228,8 @@ class Hour:
         wanted = [BY_NAME[n].id for n in injection.rows]
         allowed = [*wanted, *(BY_NAME[n].id for n in injection.along)]
         self._until_ns |= dict.fromkeys(allowed, END_OF_TIME)
-        engaged = self.sim.servo.queue_view()[1] == "engaged"
+        before = self.sim.servo.report()
+        fresh = before["mode"] == "engaged" and not set(wanted) & {*before["active"], *before["latched"]}
         self._allow()
         self.current = injection.name
         self.witness.injected(self.sim.now_ns, wanted)
@@ -240,7 +241,7 @@ class Hour:
         row = self.table.setdefault(injection.name, {
             "injected": 0, "raised": Counter(), "max_detect_ms": None, "max_stop_ms": None, "max_rest_ms": None})
         row["injected"] += 1
-        if wanted and not times.raised_ns and engaged and not injection.may:
+        if wanted and not times.raised_ns and fresh and not injection.may:
             raise SoakFailure(f"{injection.name}: none of {injection.rows} was raised")
         took = {"max_detect_ms": times.raised_ns, "max_stop_ms": times.left_ns, "max_rest_ms": times.rest_ns}
         for name, at in took.items():

@@ -84,8 +84,8 @@ def motion_unasked(events: Sequence[Mapping[str, Any]],
     latched_ns = left_ns = 0
     for event in events:
         t = event["t_ns"]
-        if event["event"] == "fault" and event["latched"]:
-            latched_ns = t
+        if event["event"] == "fault" and event["latched"] and event["active"]:
+            latched_ns = t  # while inactive it says again that it is latched, maybe in the tick of a clear
         elif event["event"] == "mode" and event["from"] == "engaged":
             left_ns = t
         elif event["event"] == "mode" and event["to"] == "engaged":
@@ -134,7 +134,7 @@ def uninvited(events: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcome],
         stall = max((ms for at, ms in late if abs(at - t) < 3_000_000_000), default=0.0)
         rows.append({"t_ns": t, "name": e["name"], "during": [o.scenario for o in during],
                      "machine_late_ms": round(stall, 1)})
-        if e["name"] not in STALL | {"unexpected_initial_pose", "operator_stop", "thermal_throttling",
+        if e["name"] not in STALL | {"calibration_changed", "unexpected_initial_pose", "operator_stop", "thermal_throttling",
                                      "memory_pressure"}:
             bad.append(f"{e['name']} at {t} ns, which nobody injected (during "
                        f"{[o.scenario for o in during] or 'none'})")
