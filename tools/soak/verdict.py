@@ -16,6 +16,9 @@ from vlad.faults import BY_NAME, Reaction
 
 SLOPE_MIB_H = 1.0
 BIN_S = 30.0
+# What may follow from an arm that was moved, or a bus that was away, some time before.
+CONSEQUENCES = frozenset({"calibration_changed", "unexpected_initial_pose", "operator_stop",
+                          "thermal_throttling", "memory_pressure"})
 STOPS = ("hold", "stop", "limp", "park")
 
 
@@ -134,8 +137,7 @@ def uninvited(events: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcome],
         stall = max((ms for at, ms in late if abs(at - t) < 3_000_000_000), default=0.0)
         rows.append({"t_ns": t, "name": e["name"], "during": [o.scenario for o in during],
                      "machine_late_ms": round(stall, 1)})
-        if e["name"] not in STALL | {"calibration_changed", "unexpected_initial_pose", "operator_stop", "thermal_throttling",
-                                     "memory_pressure"}:
+        if e["name"] not in STALL | CONSEQUENCES:
             bad.append(f"{e['name']} at {t} ns, which nobody injected (during "
                        f"{[o.scenario for o in during] or 'none'})")
     return rows, bad
