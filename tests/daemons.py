@@ -115,12 +115,19 @@ def config_for(simulator: Simulator, directory: Path, *, cameras: bool = True,
 @contextlib.contextmanager
 def running(config: Config, policy: ScriptedPolicy | None = None,
             mode: str = "async") -> Iterator[Daemon]:
-    """A started daemon whose supervisor runs in a thread; shut down at the end."""
+    """A started daemon with a scripted policy, whose supervisor runs in a thread; shut down at the end."""
     daemon = Daemon(config)
+    with supervised(daemon, lambda: daemon.install(loaded(policy or ScriptedPolicy(), daemon, mode))):
+        yield daemon
+
+
+@contextlib.contextmanager
+def supervised(daemon: Daemon, prepare: Callable[[], object] = lambda: None) -> Iterator[Daemon]:
+    """Starts a daemon and runs its supervisor in a thread; shuts it down at the end."""
     ran: list[int] = []
     try:
         daemon.start()
-        daemon.install(loaded(policy or ScriptedPolicy(), daemon, mode))
+        prepare()
         thread = threading.Thread(target=lambda: ran.append(daemon.run()), daemon=True)
         thread.start()
     except BaseException:

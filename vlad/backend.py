@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlad.bundle import Bundle
-from vlad.errors import BundleError, ConfigError
+from vlad.errors import BlockFailed, BundleError, ConfigError
 from vlad.manifest import Block, Value
 
+CPU_PROVIDER = "CPUExecutionProvider"
 Arrays = Mapping[str, NDArray[np.float32]]
 
 
@@ -24,7 +25,11 @@ class Session(Protocol):
     """A loaded block. Not shared between threads."""
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
-        """Compute all outputs by name from float32 inputs by name."""
+        """Compute all outputs by name from float32 inputs by name.
+
+        Outputs are the caller's, and read-only: what is handed on unchanged need not be copied again.
+        Raises BundleError for inputs that the block does not take, BlockFailed when it does not compute.
+        """
 
     def close(self) -> None:
         """Release the block's memory and threads."""
@@ -42,9 +47,14 @@ class Threads(msgspec.Struct, frozen=True, kw_only=True):
     affinity: tuple[int, ...] | None = None
     spinning: bool = False
 
+    @classmethod
+    def on(cls, cores: Sequence[int]) -> Threads:
+        """One thread for each of a stage's cores, the calling one on the first; one anywhere for none."""
+        return cls(count=max(1, len(cores)), affinity=tuple(cores[1:]) if len(cores) > 1 else None)
+
 
 class OnnxRuntimeSession:
-    """A block in ONNX Runtime.
+    """A block in ONNX Runtime, in this process.
 
     Raises BundleError when the graph cannot be loaded, does not have the inputs and outputs that
     the manifest says, or does not run on `provider` (parts of it on the CPU count, unless
@@ -57,7 +67,7 @@ class OnnxRuntimeSession:
         block: Block,
         threads: Threads,
         *,
-        provider: str = "CPUExecutionProvider",
+        provider: str = CPU_PROVIDER,
         allow_cpu_fallback: bool = False,
     ) -> None:
         import onnxruntime as ort
@@ -78,9 +88,9 @@ class OnnxRuntimeSession:
         if threads.affinity is not None and threads.count > 1:
             options.add_session_config_entry("session.intra_op_thread_affinities", _affinities(block.name, threads))
         providers = [provider]
-        if provider != "CPUExecutionProvider":
+        if provider != CPU_PROVIDER:
             if allow_cpu_fallback:
-                providers.append("CPUExecutionProvider")
+                providers.append(CPU_PROVIDER)
             else:
                 options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         path = bundle.file(block.file)
@@ -97,13 +107,13 @@ class OnnxRuntimeSession:
         self._outputs = [value.name for value in block.outputs]
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
-        """Compute all outputs by name. Raises BundleError when the runtime refuses the inputs or
-        fails.
-        """
+        """See Session."""
         try:
             values = self._session.run(self._outputs, dict(inputs))
         except Exception as error:  # see above
-            raise BundleError(f"block {self._name} failed: {error}") from error
+            raise BlockFailed(self._name, "error", f"failed: {error}") from error
+        for value in values:
+            value.flags.writeable = False
         return dict(zip(self._outputs, values, strict=True))
 
     def close(self) -> None:
@@ -111,9 +121,21 @@ class OnnxRuntimeSession:
         self._session = None
 
 
-def load_block(bundle: Bundle, name: str, threads: Threads) -> Session:
-    """Load one block of a bundle on the backend that its manifest names. Raises BundleError."""
-    return OnnxRuntimeSession(bundle, bundle.block(name), threads)
+def load_block(
+    bundle: Bundle,
+    name: str,
+    threads: Threads,
+    *,
+    provider: str = CPU_PROVIDER,
+    allow_cpu_fallback: bool = False,
+) -> Session:
+    """Load one block of a bundle into this process, on the backend that its manifest names.
+
+    Raises BundleError or ConfigError.
+    """
+    return OnnxRuntimeSession(
+        bundle, bundle.block(name), threads, provider=provider, allow_cpu_fallback=allow_cpu_fallback
+    )
 
 
 def _affinities(name: str, threads: Threads) -> str:

@@ -7,6 +7,7 @@ bounds, default and meaning, in vlad/config_keys.py and, made from it, in docs/c
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import math
@@ -21,6 +22,7 @@ import msgspec
 from vlad.arm import Joint
 from vlad.config_keys import (
     ArmKeys,
+    BlocksKeys,
     BoardKeys,
     CameraKeys,
     ControlKeys,
@@ -53,6 +55,7 @@ class Config:
     policy: PolicyKeys
     cameras: tuple[CameraKeys, ...]
     stage: StagesKeys
+    block: BlocksKeys
     control: ControlKeys
     log: LogKeys
     board: BoardKeys
@@ -78,6 +81,15 @@ def load(path: str | Path, *, machine: bool = True) -> Config:
     """
     path = Path(path).absolute()
     return from_tree(read_toml(path), path, machine=machine)
+
+
+def with_workers(config: Config) -> Config:
+    """The same with every block in a worker."""
+    blocks = config.block
+    for name in blocks.__struct_fields__:
+        worker = msgspec.structs.replace(getattr(blocks, name), worker=True)
+        blocks = msgspec.structs.replace(blocks, **{name: worker})
+    return dataclasses.replace(config, block=blocks)
 
 
 def read_toml(path: Path) -> dict[str, object]:

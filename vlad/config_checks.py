@@ -12,6 +12,7 @@ import msgspec
 
 from vlad import arm as arm_module
 from vlad.arm import Calibration, Joint, Kind
+from vlad.backend import CPU_PROVIDER
 from vlad.config import Config, fail
 from vlad.config_keys import ArmKeys, CameraKeys, FileKeys, JointKeys, ServoKeys
 from vlad.errors import ConfigError
@@ -19,6 +20,7 @@ from vlad.ladder import parse_ladder
 
 SOCKET_PATH_MAX = 107  # sun_path of struct sockaddr_un, less the closing zero
 SUPERVISOR_BOUND_MS = 500  # row 31 of the fault table
+SYSTEMD_SLACK_MS = 1000  # half of WatchdogSec, which is not fed while a heartbeat is too old
 BUS_SHARE = 0.8  # of a period; the rest is for turnaround and for the loop
 
 # The same five limits in the words of each kind: the keys and the defaults of v, a and j. The
@@ -59,6 +61,7 @@ def resolve(keys: FileKeys, path: Path) -> Config:
         policy=policy,
         cameras=_cameras(keys, path),
         stage=keys.stage,
+        block=keys.block,
         control=control,
         log=keys.log,
         board=keys.board,
@@ -67,6 +70,7 @@ def resolve(keys: FileKeys, path: Path) -> Config:
     _check_bus(arm, keys.servo, path)
     _check_rest_pose(config)
     _check_threads(config)
+    _check_blocks(config)
     _check_control(config)
     return config
 
@@ -220,6 +224,24 @@ def _check_threads(config: Config) -> None:
             "stage.supervisor.bound_ms",
             f"{bound_ms:g} is above {SUPERVISOR_BOUND_MS}, which the fault table promises",
         )
+
+
+def _check_blocks(config: Config) -> None:
+    for name in ("vision", "prefill", "context", "expert"):
+        block, key = getattr(config.block, name), f"block.{name}"
+        if block.timeout_ms is not None and not block.in_worker:
+            fail(config.path, f"{key}.timeout_ms", f"needs {key}.worker = true: nothing can end a call in this process")
+        if block.allow_cpu_fallback and block.provider == CPU_PROVIDER:
+            fail(config.path, f"{key}.allow_cpu_fallback", f"needs {key}.provider: this is the CPU")
+        stage = "expert" if name == "expert" else "vision"
+        bound_ms = getattr(config.stage, stage).bound_ms
+        if bound_ms is not None and block.timeout_ms is not None and block.timeout_ms > bound_ms + SYSTEMD_SLACK_MS:
+            fail(
+                config.path,
+                f"{key}.timeout_ms",
+                f"{block.timeout_ms:g} is more than {SYSTEMD_SLACK_MS} above stage.{stage}.bound_ms, {bound_ms:g}: "
+                "systemd would end the daemon before the worker is killed",
+            )
 
 
 def _check_control(config: Config) -> None:

@@ -22,6 +22,7 @@ TABLES: tuple[type[msgspec.Struct], ...] = (
     keys.PolicyKeys,
     keys.CameraKeys,
     keys.StageKeys,
+    keys.BlockKeys,
     keys.ControlKeys,
     keys.LogKeys,
     keys.BoardKeys,

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from vlad.arm import Kind
+from vlad.backend import CPU_PROVIDER
 
 
 def _key(text: str, **bounds: Any) -> msgspec.Meta:
@@ -217,6 +218,48 @@ class StagesKeys(_Table, frozen=True, kw_only=True):
     supervisor: StageKeys = StageKeys()
 
 
+class BlockKeys(_Table, frozen=True, kw_only=True):
+    """`[block.vision]`, `[block.prefill]`, `[block.context]`, `[block.expert]`: where a block of the policy runs."""
+
+    provider: Annotated[
+        Name, _key("ONNX Runtime's execution provider; one that is absent or does not take the graph is an error")
+    ] = CPU_PROVIDER
+    allow_cpu_fallback: Annotated[
+        bool, _key("let the CPU run what the provider does not take, instead of refusing the bundle")
+    ] = False
+    worker: Annotated[
+        bool | None,
+        _key(
+            "run the block in a child process, whose crash or hang is a HOLD and its restart; absent: true "
+            "where `provider` is not the CPU"
+        ),
+    ] = None
+    timeout_ms: Annotated[
+        Heartbeat_ms | None,
+        _key(
+            "a worker that answers later than this is killed; absent: 500, or 3 x the measured p99 "
+            "where that is longer"
+        ),
+    ] = None
+    start_timeout_s: Annotated[
+        float, _key("the most that start, first call and proof of a worker may take", ge=1, le=600)
+    ] = 60.0
+
+    @property
+    def in_worker(self) -> bool:
+        """`worker` with its default filled in."""
+        return self.provider != CPU_PROVIDER if self.worker is None else self.worker
+
+
+class BlocksKeys(_Table, frozen=True, kw_only=True):
+    """`[block]`: the blocks of the policy."""
+
+    vision: BlockKeys = BlockKeys()
+    prefill: BlockKeys = BlockKeys()
+    context: BlockKeys = BlockKeys()
+    expert: BlockKeys = BlockKeys()
+
+
 class ControlKeys(_Table, frozen=True, kw_only=True):
     """`[control]`: the socket that `vladctl` talks to."""
 
@@ -256,6 +299,7 @@ class FileKeys(_Table, frozen=True, kw_only=True):
     policy: PolicyKeys = PolicyKeys()
     camera: tuple[CameraKeys, ...] = ()
     stage: StagesKeys = StagesKeys()
+    block: BlocksKeys = BlocksKeys()
     control: ControlKeys = ControlKeys()
     log: LogKeys = LogKeys()
     board: BoardKeys = BoardKeys()

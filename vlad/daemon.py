@@ -15,8 +15,9 @@ from typing import Any
 import structlog
 
 import vlad
-from vlad import notify
+from vlad import hang, notify
 from vlad.arm_link import ArmLink
+from vlad.block_workers import workers_of
 from vlad.calibration_file import CalibrationFile
 from vlad.camera import open_camera
 from vlad.capture import Capture
@@ -24,6 +25,7 @@ from vlad.config import Config
 from vlad.errors import Refused
 from vlad.events import Events, chunk_event, describe
 from vlad.faults import BY_NAME
+from vlad.hang import HangWatch
 from vlad.inference import Inference, Loaded
 from vlad.policy_loading import PolicyFactory, load, onnx_policy
 from vlad.servo import (
@@ -52,6 +54,8 @@ DEFAULT_RATE_HZ, DEFAULT_CHUNK = 30, 50  # until a bundle says otherwise
 SUPERVISOR_BOUND_NS = 500 * MS
 SERVO_BOUND_NS = 500 * MS  # of its ticks, for systemd's watchdog
 REQUEST_TIMEOUT_S = 1.0
+STALLED_NS = 250 * MS  # half of what holds the arm
+PYTHON_STALLED = BY_NAME["python_stalled"].id
 POLICY_STUCK = BY_NAME["policy_stuck"].id
 CALIBRATION_CHANGED = BY_NAME["calibration_changed"].id
 
@@ -118,6 +122,8 @@ class Daemon:
         self._stop = threading.Event()
         self._stopping = False
         self._stages: list[Stage] = []
+        self._bounds_ns: dict[str, int] = {}
+        self._hang = HangWatch()
         self._details: dict[str, str] = {}
         self._load_lock = threading.Lock()
         self._refusals_lock = threading.Lock()
@@ -165,6 +171,7 @@ class Daemon:
 
     def _bound(self, stage: str, configured_ms: float | None, default_ns: int) -> None:
         bound_ns = round(configured_ms * MS) if configured_ms else default_ns
+        self._bounds_ns[stage] = bound_ns
         self.servo.bound(STAGES.index(stage), bound_ns)
 
     def _stage_died(self, name: str, error: BaseException | None) -> None:
@@ -178,8 +185,11 @@ class Daemon:
         """Supervises until SIGTERM, SIGINT, `stop()` or the death of a stage."""
         self._notify.ready(f"{self.config.board.profile}: ready")
         try:
+            asleep_ns = now_ns()
             while not self._stop.wait(SUPERVISE_S):
+                self._check_stalled(now_ns() - asleep_ns)
                 self.supervise()
+                asleep_ns = now_ns()
         except Exception as error:
             self.servo.hold_fault(THREAD_DIED, True)
             self._log.exception("supervisor_died")
@@ -203,6 +213,7 @@ class Daemon:
         self.link.poll(now)
         self._refresh_refusals()
         self._check_episode(now)
+        self._check_hung(now)
         stages = all(s.alive for s in self._stages)
         if self.servo.all_fresh(now) and stages and self.socket_fresh(now):
             self._notify.watchdog(now)
@@ -212,6 +223,20 @@ class Daemon:
             self.events.add(describe(event, self.joint_names))
         while self.inference.records:
             self.events.add(chunk_event(self.inference.records.popleft(), self.joint_names))
+
+    def _check_stalled(self, slept_ns: int) -> None:
+        """Row 27: the interpreter, or a processor for it, was not to be had. Only this thread notices."""
+        if slept_ns > STALLED_NS:
+            self.servo.pulse_fault(PYTHON_STALLED)
+            self.events.add({"t_ns": now_ns(), "event": "stall", "duration_ms": slept_ns / MS})
+
+    def _check_hung(self, now: int) -> None:
+        """Row 7: the process ends when a block that runs in it does not return."""
+        beats = {s.name: s.beat_ns for s in self._stages if s.name in ("vision", "expert")}
+        if stage := self._hang.stuck(now, beats, self._bounds_ns):
+            self.events.add({"t_ns": now, "event": "abort", "stage": stage})
+            self._log.critical("inference_hung_in_process", stage=stage, advice="worker = true in [block.*]")
+            hang.abort()
 
     def _check_episode(self, now: int) -> None:
         if self.servo.queue_view()[1] != "engaged":
@@ -326,6 +351,8 @@ class Daemon:
         former = self.inference.install(loaded)
         if former is not None:
             former.policy.close()
+        if workers := workers_of(loaded.policy):
+            workers.report_to(self.servo, self.events.add)
         stage = self.config.stage
         self._bound("vision", stage.vision.bound_ms, loaded.stage_bound_ns)
         self._bound("expert", stage.expert.bound_ms, loaded.stage_bound_ns)

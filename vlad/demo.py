@@ -47,6 +47,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--task", help="default: the bundle's first task")
     parser.add_argument("--mode", choices=("async", "sync"), default="async")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", action="store_true", help="run every block of the policy in a worker")
     options = parser.parse_args(argv)
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,7 @@ class Demo:
             "sim": [*me, "sim", "--bus", self.config.arm.port, "--seed", str(options.seed),
                     "--record", str(self.recording), "--faults", str(out / "sim.sock")],
             "daemon": [*me, "run", "--config", str(options.config), "--socket", str(self.socket),
-                       "--mode", options.mode],
+                       "--mode", options.mode, *(["--workers"] if options.workers else [])],
         }
         self.samples: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 
 class VladError(Exception):
     """Base of every error that vlad raises on purpose."""
@@ -21,3 +23,21 @@ class DeviceError(VladError):
 
 class Refused(VladError):
     """A request that is understood and not granted: the message gives the reason and the way out."""
+
+
+BlockFailure = Literal["error", "garbage", "crash", "hang", "absent"]
+"""How a block failed: its runtime reported an error; its worker answered nonsense, ended, or did not answer in
+time; or it has no worker, because that is being restarted."""
+
+
+class BlockFailed(DeviceError):
+    """A block of the policy did not compute.
+
+    All kinds but "error" say that its worker is gone, which has raised a fault of its own.
+    """
+
+    def __init__(self, block: str, kind: BlockFailure, why: str) -> None:
+        super().__init__(f"block {block}: {why}")
+        self.block = block
+        self.kind: BlockFailure = kind
+        self.why = why

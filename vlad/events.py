@@ -90,7 +90,8 @@ class Events:
             self._ring.append({"seq": self._seq, **event})
         name = str(event["event"])
         fields = {k: v for k, v in event.items() if k != "event"}
-        serious = name in ("wire", "fault") or event.get("verdict") == "rejected"
+        serious = name in ("wire", "fault") or event.get("verdict") == "rejected" or (
+            event.get("change") in ("lost", "restart_failed"))
         level = "warning" if serious else "debug" if name in QUIET else "info"
         getattr(self._log, level)(name, **fields)
 

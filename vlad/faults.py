@@ -63,7 +63,7 @@ class Fault:
 
 
 IMPLEMENTED = frozenset(
-    {*range(1, 7), *range(9, 14), *range(15, 20), *range(24, 28), 29, 31, 32, 36, 37, 39, 40, 41, 44, 46, 48,
+    {*range(1, 14), *range(15, 20), *range(24, 28), 29, 31, 32, 36, 37, 39, 40, 41, 44, 46, 48,
      49}
 )
 # Stage whose missed heartbeat raises a row: order of enum vlad_stage in csrc/watchdog.h.
@@ -101,12 +101,13 @@ FAULTS: tuple[Fault, ...] = (
           clear_after_ms=1000, react_ms=1000, rest_ms=1400),
     Fault(7, "inference_hung", "Inference does not return", HOLD,
           "heartbeat of the vision or expert stage older than its bound (3 x p99, at least 500 ms)",
-          "HOLD at the end of the queue or at the bound, whichever is first; a block worker is killed and restarted",
-          "a backend that sleeps for ever",
+          "HOLD at the end of the queue or at the bound, whichever is first, until the block works again; a block worker is killed at its own time limit, and restarted after 0.25 to 8 s; a call in the daemon itself, which nothing can end, is abort() after 5 s, and systemd starts it anew",
+          "a worker that sleeps for ever, also with all signals blocked; a policy that does in the daemon",
           repeat_n=3, repeat_window_s=60, clear_after_ms=1000, react_ms=500, rest_ms=800),
     Fault(8, "inference_failed", "Inference returns an error", HOLD,
-          "return code or exception of a block",
-          "one retry when the budget allows, otherwise HOLD", "a backend that fails",
+          "return code or exception of a block; a worker that ended, or whose answer has a wrong length, number, status or shape or is not finite",
+          "an error is tried once more when the queue lasts for it, otherwise HOLD; a lost worker is HOLD at once, until another one was started, after 0.25 to 8 s, and has reproduced the golden values; each failed restart counts as well",
+          "a worker that fails, is killed, crashes, ends or answers nonsense in motion",
           repeat_n=3, repeat_window_s=60, clear_after_ms=1000, bound="1 inference; at rest by the end of the queue + 300 ms"),
     Fault(9, "queue_drained", "Inference slower than the queue lasts", SLOW,
           "the action queue does not reach to the stopping distance ahead of now",
@@ -179,8 +180,8 @@ FAULTS: tuple[Fault, ...] = (
           "the wrapper of every stage", "HOLD; the process exits non-zero after it; it restarts disengaged",
           "an exception raised in each stage", latch=True, react_ms=20, rest_ms=350),
     Fault(27, "python_stalled", "Python does not run (GIL, garbage collection)", WARN,
-          "ages of the heartbeats", "the servo loop is not affected; the queue drains (row 9)",
-          "a thread that keeps the GIL", clear_after_ms=1000, react_ms=0, bound="the servo loop goes on"),
+          "the supervisor wakes up more than 250 ms late; ages of the heartbeats", "WARN; the servo loop is not affected; the queue drains (row 9), and stages that age beyond their bounds hold (rows 2, 7, 31)",
+          "a thread that keeps the GIL; a long garbage collection", clear_after_ms=1000, react_ms=0, bound="the servo loop goes on"),
     Fault(28, "process_crashed", "Segmentation fault, abort", HOLD, "systemd sees the exit",
           "as row 29", "`kill -SEGV`", bound="as row 29"),
     Fault(29, "process_killed", "SIGKILL, out of memory", HOLD,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from vlad.camera import Frame
 from vlad.capture import Capture
+from vlad.errors import BlockFailed
 from vlad.expert import Guidance
 from vlad.faults import BY_NAME
 from vlad.ladder import FULL, Rung
@@ -129,6 +130,8 @@ class Inference:
         self.task: Any = None
         self.task_text: str | None = None
         self.records: deque[ChunkRecord] = deque(maxlen=4096)
+        self.retries = 0  # of failed inferences, since start
+        self._retrying = False
 
     # --- the supervisor's and the control thread's side --------------------------------------
 
@@ -224,6 +227,7 @@ class Inference:
         arrival = report["now_ns"]
         with self._idle:
             assert self.scheduler is not None
+            self._retrying = False
             self.scheduler.completed(request, arrival, report["verdict"], report["reason"])
             self._servo.starve(self.scheduler.cause)
             self._idle.notify_all()
@@ -244,10 +248,27 @@ class Inference:
             )
 
     def _fail(self, request: Request, error: Exception) -> None:
-        self._log.error("inference_failed", seq=request.seq, error=f"{type(error).__name__}: {error}")
-        self._servo.pulse_fault(INFERENCE_FAILED)
+        """Row 8: one more try when the queue lasts for it, else the fault. A worker that is lost has
+        raised its own (row 7 or 8), which lasts until another one is up."""
+        lost = isinstance(error, BlockFailed) and error.kind != "error"
         with self._idle:
+            again = not lost and not self._retrying and self._lasts(request)
+            self._retrying = again
+            self.retries += again
             if self.scheduler is not None:
                 self.scheduler.failed(request)
                 self._servo.starve(self.scheduler.cause)
             self._idle.notify_all()
+        self._log.error("inference_failed", seq=request.seq, error=f"{type(error).__name__}: {error}",
+                        retried=again)
+        if not again and not lost:
+            self._servo.pulse_fault(INFERENCE_FAILED)
+
+    def _lasts(self, request: Request) -> bool:
+        """At rest, or actions left for longer than another inference is predicted to take."""
+        now = now_ns()
+        seen_ns, _, epoch, at_rest, last_due_ns, _, _, _ = self._servo.queue_view()
+        if self.scheduler is None or epoch != request.epoch:
+            return False
+        left_ns = self.scheduler.t_execution_ns(View(now, seen_ns, epoch, at_rest, last_due_ns))
+        return request.cold or self.scheduler.latency.predict_ns() < left_ns

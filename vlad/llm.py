@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vlad.backend import Session
 from vlad.bundle import Bundle
-from vlad.errors import BundleError, Refused
+from vlad.errors import BlockFailed, BundleError, Refused
 
 Array = NDArray[np.float32]
 
@@ -149,7 +149,7 @@ class LanguageModel:
                 f"got {[list(tokens.shape) for tokens in images]}"
             )
         tokens = np.concatenate([*images, self.embeddings.embed(task)])
-        out = self._prefill.run({"tokens": tokens, "state": state, **self._no_past})
+        out = self._run({"tokens": tokens, "state": state, **self._no_past})
         return self._with_context(out["key"], out["value"])
 
     def refresh_state(self, prefix: Prefix, state: Array) -> Prefix:
@@ -157,7 +157,7 @@ class LanguageModel:
         to the state.
         """
         past_key, past_value = prefix.key[:, :, :-1], prefix.value[:, :, :-1]
-        out = self._prefill.run(
+        out = self._run(
             {
                 "tokens": self._no_tokens,
                 "state": state,
@@ -167,6 +167,17 @@ class LanguageModel:
         )
         key = np.concatenate([past_key, out["key"]], axis=2)
         return self._with_context(key, np.concatenate([past_value, out["value"]], axis=2))
+
+    def _run(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """One key and value for each new token and the state: the manifest cannot say so, and a runtime that
+        returned fewer would condition the chunk on less than was seen.
+        """
+        out = self._prefill.run(inputs)
+        new = len(inputs["tokens"]) + 1
+        for name in ("key", "value"):
+            if out[name].shape[2] != new:
+                raise BlockFailed("prefill", "error", f"{name} is {list(out[name].shape)} for {new} tokens")
+        return out
 
     def _with_context(self, key: Array, value: Array) -> Prefix:
         out = self._context.run({"key": key, "value": value})

@@ -27,12 +27,15 @@ def run_daemon(argv: Sequence[str]) -> int:
     parser.add_argument("--config", required=True, metavar="FILE", help="TOML configuration")
     parser.add_argument("--socket", metavar="PATH", help="control socket (overrides control.socket)")
     parser.add_argument("--mode", choices=("async", "sync"), help="overrides policy.mode")
+    parser.add_argument("--workers", action="store_true", help="every block in a worker (overrides [block])")
     options = parser.parse_args(argv)
 
     from vlad import config, daemon, log
 
     try:
         settings = config.load(options.config)
+        if options.workers:
+            settings = config.with_workers(settings)
     except ConfigError as error:
         print(f"vlad run: {error}", file=sys.stderr)
         return config.EXIT_CONFIG

@@ -8,12 +8,13 @@ block has one caller at a time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vlad.backend import Threads, load_block
+from vlad.backend import Session, Threads, load_block
 from vlad.bundle import Bundle
 from vlad.errors import BundleError
 from vlad.expert import FlowExpert, Guidance
@@ -21,6 +22,9 @@ from vlad.llm import LanguageModel, Prefix
 from vlad.observation import JointSpace, Pixels
 from vlad.units import JointRange
 from vlad.vision import Tokens, Vision
+
+if TYPE_CHECKING:
+    from vlad.block_workers import BlockWorkers
 
 Chunk = NDArray[np.float64]
 
@@ -33,7 +37,7 @@ class Policy:
     `intra_threads`, `affinity` and `spinning` hold for every block, or per block as a mapping from
     its name; `affinity` lists the cores of the pool threads, one less than `intra_threads`, because
     the calling thread pins itself. `calibration` is the arm's, by joint name; without it a bundle
-    in -100..100 cannot be loaded.
+    in -100..100 cannot be loaded. `load` makes the sessions; by default each is in this process.
     """
 
     def __init__(
@@ -44,16 +48,18 @@ class Policy:
         affinity: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
         spinning: bool = False,
         calibration: Mapping[str, JointRange] | None = None,
+        load: Callable[[Bundle, str, Threads], Session] = load_block,
     ) -> None:
         self.bundle = bundle
+        self.workers: BlockWorkers | None = None  # those of its blocks that run in one
         self.joint_space = JointSpace(bundle.manifest, calibration)
-        sessions = {}
+        sessions: dict[str, Session] = {}
         try:
             for name in BLOCKS:
                 count = intra_threads if isinstance(intra_threads, int) else intra_threads.get(name, 1)
                 cores = affinity.get(name) if isinstance(affinity, Mapping) else affinity
                 threads = Threads(count=count, affinity=None if cores is None else tuple(cores), spinning=spinning)
-                sessions[name] = load_block(bundle, name, threads)
+                sessions[name] = load(bundle, name, threads)
         except BaseException:
             for session in sessions.values():
                 session.close()

@@ -20,28 +20,38 @@ from vlad.servo import MAX_ACTIONS, MS
 PolicyFactory = Callable[[bundles.Bundle, Config], RunnablePolicy]
 
 
-def onnx_policy(bundle: bundles.Bundle, config: Config) -> RunnablePolicy:
-    """The blocks in ONNX Runtime sessions, their pools pinned as the stages are, and proved by the
-    bundle's golden inputs and outputs on this very machine."""
+def onnx_policy(
+    bundle: bundles.Bundle, config: Config, worker_command: Sequence[str] | None = None
+) -> RunnablePolicy:
+    """The blocks in ONNX Runtime sessions or in workers, as `[block]` says, their pools pinned as the
+    stages are, and proved by the bundle's golden inputs and outputs on this very machine.
+
+    worker_command: tests have workers that misbehave."""
+    from vlad.block_process import COMMAND
+    from vlad.block_workers import BlockWorkers
     from vlad.golden import check_golden
     from vlad.policy import Policy
     from vlad.units import JointRange
 
     vision, expert = config.stage.vision.affinity, config.stage.expert.affinity
     cores = {"vision": vision, "prefill": vision, "context": vision, "expert": expert}
-    policy = Policy(
-        bundle,
-        intra_threads={name: max(1, len(on)) for name, on in cores.items()},
-        affinity={name: on[1:] for name, on in cores.items() if len(on) > 1},
-        calibration={
-            j.name: JointRange(j.calibration.range_min, j.calibration.range_max)
-            for j in config.joints
-        },
-    )
+    workers = BlockWorkers(config.block)
     try:
+        workers.start(bundle, config.stage, worker_command or COMMAND)
+        policy = Policy(
+            bundle,
+            intra_threads={name: max(1, len(on)) for name, on in cores.items()},
+            affinity={name: on[1:] for name, on in cores.items() if len(on) > 1},
+            calibration={
+                j.name: JointRange(j.calibration.range_min, j.calibration.range_max)
+                for j in config.joints
+            },
+            load=workers.load,
+        )
+        policy.workers = workers
         check_golden(policy)
     except BaseException:
-        policy.close()
+        workers.close()
         raise
     return policy
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import structlog
 
 from vlad.faults import BY_NAME
-from vlad.servo import STAGES, Servo
+from vlad.servo import STAGES, Servo, now_ns
 
 THREAD_DIED = BY_NAME["thread_died"].id
 
@@ -50,6 +50,7 @@ class Stage:
         self._placement = placement
         self._on_death = on_death
         self._stop = threading.Event()
+        self.beat_ns = now_ns()  # written by the stage, read by the supervisor
         self._log = structlog.get_logger("vlad.stage").bind(stage=name)
         self._thread = threading.Thread(target=self._run, name=f"vlad-{name}", daemon=True)
 
@@ -57,8 +58,9 @@ class Stage:
         self._thread.start()
 
     def beat(self) -> None:
+        self.beat_ns = now_ns()
         if self._heartbeat is not None:
-            self._servo.beat(self._heartbeat)
+            self._servo.beat(self._heartbeat, self.beat_ns)
 
     def wait(self, seconds: float) -> bool:
         """Sleeps; True when the stage is to stop."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vlad.block_workers import workers_of
 from vlad.capture import Capture
 from vlad.faults import BY_ID
 from vlad.inference import Inference, Loaded
@@ -144,8 +145,10 @@ def compose(
             "requests": scheduler.counts.requests, "cold_starts": scheduler.counts.cold_starts,
             "refused_admissions": scheduler.counts.refused_admissions,
             "tight": scheduler.counts.tight, "failed": scheduler.counts.failed,
+            "retries": inference.retries,
             "ladder": ladder_rows(scheduler, loaded),
         },
+        "workers": workers.status() if loaded and (workers := workers_of(loaded.policy)) else {},
         "cameras": {
             name: {"state": str(eye.state), "reopened": eye.reopened, **eye.camera.counters()}
             for name, eye in capture.eyes.items()
