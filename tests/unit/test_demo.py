@@ -16,7 +16,7 @@ SECONDS = 10.0
 
 def demo(modes: list[str], tmp_path: Path, **final: Any) -> Demo:
     """A session of ten looks, one a second."""
-    options = argparse.Namespace(config=CONFIG, seconds=SECONDS, mode="async", seed=0, task=None)
+    options = argparse.Namespace(config=CONFIG, seconds=SECONDS, mode="async", workers=False, seed=0, task=None)
     it = Demo(options, tmp_path, tmp_path / "x.vlad")
     it.samples = [{"t_ns": k * 1_000_000_000, "mode": mode, "queue_depth": 0}
                   for k, mode in enumerate([*modes, "holding"])]
