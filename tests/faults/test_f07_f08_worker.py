@@ -249,29 +249,36 @@ def test_another_policy_takes_over_from_one_whose_worker_is_lost(rig: Rig, bundl
 # --- the last resort, without a worker --------------------------------------------------------
 
 HUNG_HERE = """
-import sys, time
-from pathlib import Path
-from tests import daemons, simulator
+import sys, threading, time
+from tests import daemons
 from vlad import config
 from vlad.daemon import Daemon
+from vlad.errors import Refused
 
 class Hangs(daemons.ScriptedPolicy):
     def sample(self, prefix, *, generator):
-        if Path(sys.argv[2]).exists():
+        if self.calls == 2:
+            print("MODE", daemon.servo.report()["mode"], flush=True)
+            self.calls += 1
             time.sleep(1000)
         return super().sample(prefix, generator=generator)
 
+policy = Hangs()
 daemon = Daemon(config.load(sys.argv[1]))
 daemon.start()
-daemon.install(daemons.loaded(Hangs(), daemon))
-import threading
+daemon.install(daemons.loaded(policy, daemon))
+
 def drive():
-    daemons.engage(daemon)
-    print("MODE engaged", flush=True)
-    Path(sys.argv[2]).touch()
+    while policy.calls < 3:  # a stall of the machine may hold the arm before
+        try:
+            daemon.engage()
+        except Refused:
+            pass
+        time.sleep(0.05)
     while True:
         time.sleep(0.05)
         print("MODE", daemon.servo.report()["mode"], flush=True)
+
 threading.Thread(target=drive, daemon=True).start()
 daemon.run()
 """
@@ -285,12 +292,12 @@ def test_f07_a_call_in_the_process_that_nothing_ends_holds_and_then_aborts(
     config = daemons.config_for(sim, tmp_path, edit=patient)
     started = time.monotonic()
     ended = subprocess.run(
-        [sys.executable, "-c", HUNG_HERE, config.path, tmp_path / "hang"], cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-c", HUNG_HERE, config.path], cwd=ROOT, capture_output=True, text=True,
         timeout=120, check=False,
     )  # fmt: skip
     modes = [line.split()[1] for line in ended.stdout.splitlines() if line.startswith("MODE ")]
     assert ended.returncode == -signal.SIGABRT, ended.stderr[-2000:]
-    assert modes[0] == "engaged"
+    assert modes[0] in ("engaged", "stopping"), "stopping where this machine stood still just then"
     assert modes[-1] == "holding", "the arm was held long before"
     assert modes.count("holding") > 40
     assert "sample" in ended.stderr, "the stacks say where"
