@@ -253,7 +253,7 @@ class Inference:
         lost = isinstance(error, BlockFailed) and error.kind != "error"
         with self._idle:
             again = not lost and not self._retrying and self._lasts(request)
-            self._retrying = again
+            self._retrying = self._retrying or again  # until a chunk comes
             self.retries += again
             if self.scheduler is not None:
                 self.scheduler.failed(request)

@@ -256,12 +256,12 @@ from vlad.daemon import Daemon
 from vlad.errors import Refused
 
 class Hangs(daemons.ScriptedPolicy):
-    def sample(self, prefix, *, generator):
+    def sample(self, prefix, **options):
         if self.calls == 2:
             print("MODE", daemon.servo.report()["mode"], flush=True)
             self.calls += 1
             time.sleep(1000)
-        return super().sample(prefix, generator=generator)
+        return super().sample(prefix, **options)
 
 policy = Hangs()
 daemon = Daemon(config.load(sys.argv[1]))
