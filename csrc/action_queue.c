@@ -16,7 +16,6 @@ struct merge {
     const struct vlad_timeline *old; /* of the same engagement, or empty */
     int first, n_new;                /* chunk actions first .. first + n_new - 1 are not elapsed */
     int64_t read_ns;                 /* what the trajectory reads next */
-    bool jumped;                     /* a jump was blended */
     int n_blended, n_tail_dropped;
 };
 
@@ -151,7 +150,6 @@ static void fade_overlap(const struct vlad_queue *queue, struct merge *merge, in
 
     if (end == 0 || end == merge->n_new || !beyond_step(queue, action[last], action[end]))
         return;
-    merge->jumped = queue->aggregate == VLAD_RTC;
     for (int j = 0; j < queue->gate.limits.n_joints; j++)
         offset[j] = action[last][j] - queue->chunk_nu[merge->first + last][j];
     over = least(last + queue->gate.blend_ns / queue->gate.period_ns, merge->n_new - 1);
@@ -191,6 +189,7 @@ static bool jump(struct vlad_gate_report *report, int joint, int64_t value_nu, i
     return false;
 }
 
+/* The chunk's own steps have passed, so one that is too large now is between two chunks. */
 static bool check_steps(const struct vlad_queue *queue, const struct merge *merge,
                         struct vlad_gate_report *report)
 {
@@ -199,8 +198,7 @@ static bool check_steps(const struct vlad_queue *queue, const struct merge *merg
     if (vlad_gate_steps(&queue->gate, to->action_nu[0], &to->action_nu[1], to->n - 1, 0, report))
         return true;
     report->action += merge->first + 1;
-    if (merge->jumped)
-        report->reason = VLAD_R_JUMP;
+    report->reason = VLAD_R_JUMP;
     return false;
 }
 
@@ -232,7 +230,6 @@ static bool merge_async(struct vlad_queue *queue, struct merge *merge,
         for (int j = 0; j < n; j++)
             was[j] -= is[j];
         fade(queue, merge, 0, (int)from, over, was);
-        merge->jumped = true;
     }
     return check_steps(queue, merge, report);
 }
@@ -259,7 +256,6 @@ static bool merge_cold(struct vlad_queue *queue, const struct vlad_chunk *chunk,
         slowest = actions > over ? j : slowest;
         over = actions > over ? actions : over;
     }
-    merge->jumped = true;
     from = least(ceil_div(merge->read_ns - merge->to->t0_ns, gate->period_ns), last);
     /* A chunk that is fast itself leaves less room for the added speed: then blend for longer. */
     for (; from + over <= last; over *= 2) {

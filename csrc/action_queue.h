@@ -69,9 +69,8 @@ int vlad_queue_init(struct vlad_queue *queue, const struct vlad_gate_config *gat
  * difference fades out linearly: async within gate.blend_ns, cold over as many actions as keep the
  * added speed at or under half of v_max. An overlap that does not meet the rest of the chunk within
  * a step fades the same way. Fading stays inside the joint limits and ends inside the chunk. If a
- * step from there on is still too large the chunk is rejected: as VLAD_R_JUMP when a jump was being
- * blended (with VLAD_RTC the seam behind the old actions is one), else as VLAD_R_STEP. On rejection
- * the timeline stays as it was. */
+ * step is still too large then, two chunks are too far apart: VLAD_R_JUMP (VLAD_R_STEP is a chunk's
+ * own). On rejection the timeline stays as it was. */
 void vlad_queue_push(struct vlad_queue *queue, const struct vlad_chunk *chunk,
                      const struct vlad_command *command, int64_t now_ns,
                      struct vlad_gate_report *report);

@@ -27,7 +27,7 @@ enum vlad_reason {
     VLAD_R_NOT_FINITE,
     VLAD_R_POSITION,    /* beyond the joint limit by more than the clamp allowance */
     VLAD_R_STEP,        /* |a_i - a_(i-1)| > v_max / f */
-    VLAD_R_JUMP,        /* first action too far from the command in force to blend */
+    VLAD_R_JUMP,        /* too far from the chunk before, or from the command in force, to blend */
     VLAD_N_REASONS
 };
 
