@@ -28,12 +28,12 @@ Schedule = Literal["linear", "exp", "zeros", "ones"]
 
 @dataclass(frozen=True, slots=True)
 class RtcConfig:
-    """horizon: actions from t_obs on that are drawn towards the old ones; what will have been read
-    by the arrival always is. schedule: the weights between the two. max_weight: bound of the
-    guidance weight."""
+    """horizon: actions from t_obs on that are drawn towards the old ones, "auto" for all that are
+    left of them; what will have been read by the arrival always is. schedule: the weights between
+    the two. max_weight: bound of the guidance weight. docs/seams.md says why these."""
 
-    horizon: int = 10
-    schedule: Schedule = "linear"
+    horizon: int | Literal["auto"] = "auto"
+    schedule: Schedule = "exp"
     max_weight: float = 10.0
 
 
@@ -161,7 +161,8 @@ class RealTimeChunking:
         config = self._config
         # Before its first action a timeline stands at it, behind its last one at that.
         target = hold_last(self._actions[np.maximum(np.arange(first, total), 0)], total)
-        weights = prefix_weights(config.schedule, delay, min(max(delay, config.horizon), left), total)
+        horizon = left if config.horizon == "auto" else min(max(delay, config.horizon), left)
+        weights = prefix_weights(config.schedule, delay, horizon, total)
         self.counts.guided += 1
         return Continuation(t_obs_ns, delay, left, target, weights, config.max_weight)
 

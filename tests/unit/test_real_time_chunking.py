@@ -34,7 +34,9 @@ def numbered(t0: int, total: int = TOTAL) -> Array:
 
 
 def chunking(**config: object) -> RealTimeChunking:
-    return RealTimeChunking(RtcConfig(**config), period_ns=PERIOD, lookahead_ns=0, joints=JOINTS)  # type: ignore[arg-type]
+    """With LeRobot's defaults where `config` says nothing."""
+    given = RtcConfig(**({"horizon": 10, "schedule": "linear"} | config))  # type: ignore[arg-type]
+    return RealTimeChunking(given, period_ns=PERIOD, lookahead_ns=0, joints=JOINTS)
 
 
 def after_one_chunk(**config: object) -> RealTimeChunking:
@@ -164,6 +166,12 @@ def test_the_horizon_is_clipped_to_what_is_left() -> None:
     half = planned(after_one_chunk(horizon=10), 1700, 1750)
     assert half.left == 6
     assert half.weights.tolist() == prefix_weights("linear", 2, 6, TOTAL).tolist()
+
+
+def test_by_default_all_that_is_left_counts() -> None:
+    rtc = RealTimeChunking(RtcConfig(), period_ns=PERIOD, lookahead_ns=0, joints=JOINTS)
+    rtc.accepted("task", None, numbered(1000), t0_ns=1000, arrival_ns=1000)
+    assert planned(rtc, 1200, 1400).weights.tolist() == prefix_weights("exp", 5, 16, TOTAL).tolist()
 
 
 def test_a_delay_beyond_the_horizon_is_covered_all_the_same() -> None:
