@@ -68,12 +68,22 @@ static int read_arm(void *ctx, int64_t deadline_ns, struct vlad_arm_state *state
     return 0;
 }
 
+/* Goals and torque come from one thread: invariant I4. */
+static void note_writer(struct vlad_memory_arm *arm)
+{
+    static _Thread_local char here;
+
+    arm->writers += arm->writer != &here;
+    arm->writer = &here;
+}
+
 static int write_arm(void *ctx, int64_t deadline_ns, const int64_t *goal_nu)
 {
     struct vlad_memory_arm *arm = ctx;
     bool moved = false;
 
     (void)deadline_ns;
+    note_writer(arm);
     if (arm->write_error)
         return arm->write_error;
     if (arm->drop_writes > 0) {
@@ -82,6 +92,7 @@ static int write_arm(void *ctx, int64_t deadline_ns, const int64_t *goal_nu)
     }
     move(arm);
     arm->now_ns += arm->bus_ns / 4;
+    arm->limp_writes += arm->torque_mask != (1u << arm->n_joints) - 1;
     for (int j = 0; j < arm->n_joints; j++) {
         int64_t step = goal_nu[j] - arm->goal_nu[j];
 
@@ -110,8 +121,13 @@ static int torque_arm(void *ctx, int64_t deadline_ns, uint32_t mask, bool on,
     struct vlad_memory_arm *arm = ctx;
 
     (void)deadline_ns;
+    note_writer(arm);
     if (arm->write_error)
         return arm->write_error;
+    if (arm->refuse_torque > 0) {
+        arm->refuse_torque--;
+        return -EAGAIN;
+    }
     move(arm);
     for (int j = 0; on && j < arm->n_joints; j++)
         if (mask & ~arm->torque_mask & (1u << j))

@@ -24,12 +24,15 @@ struct vlad_memory_arm {
     /* Faults a test sets. */
     uint32_t silent, corrupt;            /* joint masks */
     int read_error, write_error;         /* -errno returned while set */
-    int drop_writes;                     /* so many writes end with -EAGAIN */
+    int drop_writes, refuse_torque;      /* so many end with -EAGAIN */
     uint8_t status[VLAD_MAX_JOINTS];
     int32_t temperature_c, voltage_mv;
 
     /* The judge. */
     uint64_t writes, reads;
+    uint64_t limp_writes;                 /* goals that came while a servo had no torque */
+    const void *writer;                   /* the thread that wrote last, */
+    uint64_t writers;                     /* and how often it was another than before */
     int64_t step_max_nu[VLAD_MAX_JOINTS]; /* largest |goal_k - goal_(k-1)| between written goals */
     int64_t first_write_nu[VLAD_MAX_JOINTS], seen_min_nu[VLAD_MAX_JOINTS],
         seen_max_nu[VLAD_MAX_JOINTS];

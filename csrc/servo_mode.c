@@ -58,6 +58,7 @@ void vlad_servo_take_pose(struct vlad_servo *servo)
 {
     memcpy(servo->written_nu, servo->now.arm.position_nu, sizeof servo->written_nu);
     vlad_trajectory_reset(&servo->trajectory, servo->written_nu);
+    servo->retry = false; /* whatever was to go out again is older than this pose */
 }
 
 /* From READY nothing holds the arm yet: its present pose becomes the command, then torque. */

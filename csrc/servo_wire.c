@@ -110,6 +110,8 @@ void vlad_servo_write_goals(struct vlad_servo *servo, int64_t now_ns)
     int64_t deadline_ns = now_ns + servo->config.period_ns / 2, before_ns;
     int rc;
 
+    if (!servo->torque_on)
+        return; /* goals mean nothing to a limp arm, and with some firmware they bring torque */
     if (!may_write(servo, goal_nu)) {
         vlad_watchdog_pulse(&servo->watchdog, VLAD_F_ACTION_OUT_OF_LIMITS);
         vlad_trajectory_reset(&servo->trajectory, servo->written_nu);

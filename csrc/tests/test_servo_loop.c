@@ -106,6 +106,32 @@ static void test_torque(void)
     CHECK_EQ(seen.mode, VLAD_READY);
 }
 
+/* Neither a stop while power is refused, nor a goal that was dropped before the arm went limp. */
+static void test_a_limp_arm_gets_no_goals(void)
+{
+    begin();
+    arm.torque_refusals = 10;
+    ask(VLAD_REQ_ENGAGE);
+    ask(VLAD_REQ_HOLD);
+    ticks(5);
+    CHECK_EQ(seen.mode, VLAD_HOLDING);
+    CHECK_EQ(arm.memory.writes, 0);
+    ticks(10);
+    CHECK(seen.torque_on);
+
+    begin_moving();
+    arm.memory.drop_writes = 1;
+    ticks(1);
+    ask(VLAD_REQ_LIMP);
+    ticks(5);
+    arm.torque_refusals = 3;
+    ask(VLAD_REQ_ENGAGE);
+    ticks(10);
+    CHECK_EQ(seen.mode, VLAD_ENGAGED);
+    CHECK(seen.torque_on);
+    CHECK_EQ(arm.memory.limp_writes, 0);
+}
+
 /* One reply that is missing does not refuse an engage, and power waits for the pose of its tick. */
 static void test_power_comes_with_a_fresh_pose(void)
 {
@@ -589,6 +615,7 @@ int main(void)
     test_offline();
     test_adopt();
     test_torque();
+    test_a_limp_arm_gets_no_goals();
     test_power_comes_with_a_fresh_pose();
     test_engage_while_torque_off_is_pending();
     test_torque_not_taken();

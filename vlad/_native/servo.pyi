@@ -63,13 +63,15 @@ class MemoryArm:
         read_error: int | None = None,
         write_error: int | None = None,
         drop_writes: int | None = None,
+        refuse_torque: int | None = None,
         status: Sequence[int] | None = None,
         temperature_c: int | None = None,
         voltage_mv: int | None = None,
         bus_ns: int | None = None,
         present: Sequence[float] | None = None,
     ) -> None:
-        """silent, corrupt: joint bit masks. read_error, write_error: an errno, 0 = none."""
+        """silent, corrupt: joint bit masks. read_error, write_error: an errno, 0 = none. drop_writes,
+        refuse_torque: so many goal frames, torque commands, end with EAGAIN."""
     def watch(self, function: int, watcher: int) -> None:
         """Addresses of void (*)(void *watcher) and its argument: called after each simulated tick."""
     def address(self) -> int:

@@ -103,8 +103,8 @@ cdef class MemoryArm:
         self.c.real_time = now_ns is None
 
     def inject(self, *, silent=None, corrupt=None, read_error=None, write_error=None,
-               drop_writes=None, status=None, temperature_c=None, voltage_mv=None, bus_ns=None,
-               present=None):
+               drop_writes=None, refuse_torque=None, status=None, temperature_c=None,
+               voltage_mv=None, bus_ns=None, present=None):
         if silent is not None:
             self.c.silent = silent
         if corrupt is not None:
@@ -115,6 +115,8 @@ cdef class MemoryArm:
             self.c.write_error = -abs(write_error)
         if drop_writes is not None:
             self.c.drop_writes = drop_writes
+        if refuse_torque is not None:
+            self.c.refuse_torque = refuse_torque
         if status is not None:
             for j in range(self.n):
                 self.c.status[j] = status[j]
@@ -136,7 +138,8 @@ cdef class MemoryArm:
 
     def judge(self):
         return {
-            "writes": self.c.writes, "reads": self.c.reads,
+            "writes": self.c.writes, "reads": self.c.reads, "limp_writes": self.c.limp_writes,
+            "writers": self.c.writers,
             "step_max_nu": [self.c.step_max_nu[j] for j in range(self.n)],
             "seen_min": [self.c.seen_min_nu[j] / 1e9 for j in range(self.n)],
             "seen_max": [self.c.seen_max_nu[j] / 1e9 for j in range(self.n)],

@@ -50,10 +50,10 @@ cdef extern from "memory_arm.h" nogil:
         int64_t goal_nu[8]
         bint torque, real_time
         uint32_t torque_mask, silent, corrupt
-        int read_error, write_error, drop_writes
+        int read_error, write_error, drop_writes, refuse_torque
         uint8_t status[8]
         int32_t temperature_c, voltage_mv
-        uint64_t writes, reads
+        uint64_t writes, reads, limp_writes, writers
         int64_t step_max_nu[8]
         int64_t first_write_nu[8]
         int64_t seen_min_nu[8]
