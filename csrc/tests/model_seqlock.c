@@ -53,10 +53,8 @@ int main(int argc, char **argv)
     };
 
     (void)argv;
-    if (argc > 1) {
+    if (argc > 1)
         writes = 3;
-        model.max_steps[1]++;
-    }
     model_check(&model);
     return 0;
 }
