@@ -74,6 +74,6 @@ def binned(vitals: Sequence[Vital], field: str, seconds: float) -> tuple[list[fl
     return hours, [float(median(getattr(v, field) for v in b)) for b in bins.values()]
 
 
-def floor_of(vitals: Sequence[Vital], field: str) -> int:
-    """The smallest value: clients come and go, what leaks stays."""
-    return min(int(getattr(v, field)) for v in vitals)
+def usual(vitals: Sequence[Vital], field: str) -> float:
+    """The median: clients come and go and a bus may be away for a moment; what leaks stays."""
+    return float(median(getattr(v, field) for v in vitals))
