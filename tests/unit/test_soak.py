@@ -143,6 +143,8 @@ def test_a_stop_needs_its_fault_or_request() -> None:
     assert not verdict.stops_without_cause([fault(10, "servo_silent"), stop], [])[0]
     assert verdict.stops_without_cause([fault(10, "chunk_jump"), stop], [])[0], "a warning stops nothing"
     assert verdict.stops_without_cause([fault(5, "servo_silent"), stop], [])[0], "long before"
+    warned = {**fault(10, "camera_dark"), "reaction": "warn"}
+    assert verdict.stops_without_cause([warned, stop], [])[0], "raised as a warning"
     hold = {"t_ns": int(9.9 * S), "event": "operator", "verb": "hold", "outcome": "ok"}
     bad, by = verdict.stops_without_cause([hold, stop], [])
     assert not bad and by["hold"] == 1
@@ -184,8 +186,14 @@ def test_bounds_and_rest_are_judged() -> None:
                    bound_ms=500.0, rest_bound_ms=1000.0, recover_ns=9 * S)
     motion = SimpleNamespace(last_change_ns=lambda after, before: 2 * S)
     verdict.rests([slow], motion)  # type: ignore[arg-type]
-    verdict.bounds([slow])
+    verdict.bounds([slow], [mode(-1, "ready", "engaged")])
     assert len(slow.problems) == 2
+    held = Outcome("silence", 2, 5 * S, ("servo_silent",), True, "servo_silent", detect_ms=9.0, bound_ms=500.0,
+                   rest_bound_ms=1000.0)
+    verdict.bounds([held], [mode(4, "engaged", "stopping"), mode(4.2, "stopping", "holding")])
+    assert held.disturbed and not held.problems
+    verdict.bounds([held], [mode(4, "ready", "engaged")])
+    assert held.problems == ["raised, and the arm did not leave engaged"]
 
 
 def vitals(slope_mib_h: float, minutes: int, fds: int = 19) -> list[Vital]:

@@ -19,6 +19,7 @@ from typing import Any
 from tools.soak.health import started_ticks
 from tools.soak.robot import Ended, Robot
 from tools.soak.scenarios import SCENARIOS, STALL, STALLING, Scenario
+from tools.soak.verdict import stopping
 from tools.soak.watcher import Watcher
 from vlad.cli import Declined, Unreachable
 from vlad.demo import build_bundle
@@ -142,6 +143,8 @@ class RealSoak:
                 if not self._engaged(None):
                     raise Ended("the arm cannot be engaged any more")
             time.sleep(self.rng.uniform(0.3, 5.0))
+            if self.robot.ask("status")["mode"] != "engaged":
+                continue  # the machine stalled meanwhile: first back to motion
             number += 1
             self._one(deck.pop(), number)
             self._alive()
@@ -229,9 +232,6 @@ class RealSoak:
         first = BY_NAME[scenario.rows[0]]
         slack = self.slack_ms + scenario.late_ms
         outcome.bound_ms = (first.react_ms if first.react_ms is not None else OPERATOR_REACT_MS) + slack
-        stops = scenario.operator or max(BY_NAME[r].reaction for r in scenario.rows) >= Reaction.HOLD
-        if stops:
-            outcome.rest_bound_ms = (first.rest_ms or outcome.bound_ms - slack + REST_MS) + slack
         patience = outcome.bound_ms / 1e3 + (3.0 if outcome.judged else 0.0)
 
         def raised(event: Mapping[str, Any]) -> bool:
@@ -249,7 +249,8 @@ class RealSoak:
                                    if e["event"] == "fault" and e["active"]})
             outcome.problems.append(f"{' or '.join(scenario.rows)} not raised within {patience:.1f} s; "
                                     f"raised: {raised_names}; {self._state()}")
-        if seen is not None and stops:
+        if seen is not None and (scenario.operator or stopping(seen)):
+            outcome.rest_bound_ms = (first.rest_ms or outcome.bound_ms - slack + REST_MS) + slack
             left = self.watcher.wait_event(
                 after, lambda e: e["event"] == "mode" and e["from"] == "engaged", 2.0)
             if left is not None:

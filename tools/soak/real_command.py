@@ -29,7 +29,7 @@ def conclude(soak: RealSoak, command: str, warm_up_s: float) -> dict[str, Any]:
     events, requests = soak.watcher.events, soak.requests
     wire = judge(soak.robot.recording, soak.robot.config.joints, soak.robot.config.period_ns / 1e9)
     verdict.rests(soak.outcomes, Motion(soak.robot.recording))
-    verdict.bounds(soak.outcomes)
+    verdict.bounds(soak.outcomes, events)
     gaps = verdict.gaps_without_cause(events)
     stops, by = verdict.stops_without_cause(events, requests)
     came, strange = verdict.uninvited(events, soak.outcomes, soak.watcher.late_ms)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tools.soak.robot import Robot
+from tools.soak.robot import WORKER_LIMIT_MS, Robot
 from vlad.cli import Declined
 
 JOINTS = range(1, 7)
@@ -72,6 +72,14 @@ def stop_process(name: str, low_s: float, high_s: float) -> Act:
             time.sleep(rng.uniform(low_s, high_s))
         finally:
             process.send_signal(signal.SIGCONT)
+    return act
+
+
+def worker_signal(number: signal.Signals) -> Act:
+    def act(robot: Robot, rng: random.Random) -> None:
+        workers = robot.workers()
+        assert workers, "the daemon has no worker"
+        os.kill(rng.choice(workers), number)
     return act
 
 
@@ -225,6 +233,10 @@ SCENARIOS: tuple[Scenario, ...] = (
              late_ms=1200.0),
     Scenario("arm_stopped", stop_process("sim", 0.6, 1.2), ("servo_supply_lost", "servo_silent"),
              STALL | BUS, late_ms=SILENT_MS, weight=1),
+    Scenario("worker_killed", worker_signal(signal.SIGKILL), ("inference_failed",), STALL, restore=nothing,
+             late_ms=3000.0),
+    Scenario("worker_stopped", worker_signal(signal.SIGSTOP), ("inference_hung", "inference_failed"),
+             STALL | {"inference_failed"}, restore=nothing, late_ms=3000.0 + WORKER_LIMIT_MS, weight=1),
     Scenario("operator_hold", hold, ("operator_stop",), operator=True, restore=nothing),
     Scenario("hold_storm", hold_storm, ("operator_stop",), operator=True, restore=nothing, weight=1),
     Scenario("operator_limp", limp, ("operator_stop",), operator=True, restore=nothing, weight=1),

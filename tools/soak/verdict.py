@@ -6,13 +6,15 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tools.soak.health import MIB, Slope, Vital, binned, theil_sen, usual
-from tools.soak.real import Outcome
 from tools.soak.scenarios import SCENARIOS, STALL
 from tools.soak.wire_motion import Motion
 from vlad.faults import BY_NAME, Reaction
+
+if TYPE_CHECKING:
+    from tools.soak.real import Outcome
 
 SLOPE_MIB_H = 1.0
 BIN_S = 30.0
@@ -20,6 +22,12 @@ BIN_S = 30.0
 CONSEQUENCES = frozenset({"calibration_changed", "unexpected_initial_pose", "operator_stop",
                           "thermal_throttling", "memory_pressure"})
 STOPS = ("hold", "stop", "limp", "park")
+
+
+def stopping(fault: Mapping[str, Any]) -> bool:
+    """Whether this event of a fault stops the arm: a row may be raised with less than its worst."""
+    raised = fault.get("reaction", BY_NAME[fault["name"]].reaction.name.lower())
+    return bool(fault["latched"] or Reaction[raised.upper()] >= Reaction.HOLD)
 
 
 def gaps_without_cause(events: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -58,8 +66,7 @@ def stops_without_cause(events: Sequence[Mapping[str, Any]],
     """Each time the arm left `engaged`: by which fault or request. (unexplained, how often by what)"""
     why: Counter[str] = Counter()
     bad = []
-    faults = [e for e in events if e["event"] == "fault" and (e["active"] or e["latched"])
-              and (BY_NAME[e["name"]].reaction >= Reaction.HOLD or e["latched"])]
+    faults = [e for e in events if e["event"] == "fault" and (e["active"] or e["latched"]) and stopping(e)]
     operator = [(e["t_ns"], e["verb"]) for e in events if e["event"] == "operator" and e["verb"] in STOPS]
     for left in (e for e in events if e["event"] == "mode" and e["from"] == "engaged"):
         t = left["t_ns"]
@@ -115,8 +122,15 @@ def rests(outcomes: Sequence[Outcome], motion: Motion) -> None:
             o.problems.append(f"goals moved until {o.rest_ms:.0f} ms after it, bound {o.rest_bound_ms:.0f} ms")
 
 
-def bounds(outcomes: Sequence[Outcome]) -> None:
+def bounds(outcomes: Sequence[Outcome], events: Sequence[Mapping[str, Any]]) -> None:
+    """Raised and stopped in time. One that found the arm held already is disturbed."""
+    modes = [e for e in events if e["event"] == "mode"]
+    times = [e["t_ns"] for e in modes]
     for o in outcomes:
+        at = bisect_left(times, o.t_ns)
+        if at and modes[at - 1]["to"] != "engaged" and o.rest_bound_ms is not None and o.stop_ns is None:
+            o.disturbed.append(f"the arm was {modes[at - 1]['to']} already")
+            continue
         if o.judged and o.bound_ms is not None and o.detect_ms is not None and o.detect_ms > o.bound_ms:
             o.problems.append(f"raised {o.detect_ms:.0f} ms after it, bound {o.bound_ms:.0f} ms")
         if o.judged and o.bound_ms is not None and o.rest_bound_ms is not None and o.detected \
