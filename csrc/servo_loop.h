@@ -49,7 +49,8 @@ enum vlad_why_not {
     VLAD_WHY_CAMERA = 1 << 11,      /* a camera has no fresh frame */
     VLAD_WHY_MISMATCH = 1 << 12,    /* the bundle does not fit this robot */
     VLAD_WHY_CALIBRATION = 1 << 13,
-    VLAD_WHY_STOPPING = 1 << 14     /* the daemon is going down */
+    VLAD_WHY_STOPPING = 1 << 14,    /* the daemon is going down */
+    VLAD_WHY_MEMORY = 1 << 15       /* memory is short */
 };
 
 /* Why a tick of an engaged arm had no action to execute. Set by the scheduler, counted per tick. */

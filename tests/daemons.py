@@ -114,9 +114,10 @@ def config_for(simulator: Simulator, directory: Path, *, cameras: bool = True,
 
 @contextlib.contextmanager
 def running(config: Config, policy: ScriptedPolicy | None = None,
-            mode: str = "async") -> Iterator[Daemon]:
+            mode: str = "async",
+            log_counters: Callable[[], Mapping[str, int]] = dict) -> Iterator[Daemon]:
     """A started daemon with a scripted policy, whose supervisor runs in a thread; shut down at the end."""
-    daemon = Daemon(config)
+    daemon = Daemon(config, log_counters=log_counters)
     with supervised(daemon, lambda: daemon.install(loaded(policy or ScriptedPolicy(), daemon, mode))):
         yield daemon
 

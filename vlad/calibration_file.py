@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vlad.arm import Calibration, Joint, read_calibration
 from vlad.errors import ConfigError
+from vlad.faults import BY_NAME
 
 WAY_OUT = "restore the file, or restart vlad to use it"
 
 
 class CalibrationFile:
-    """Polled from a thread that may wait for the disk.
+    """Polled from a thread that may wait for the disk. servos: how the servos differ from the
+    calibration in use, "" when they do not; it warns of either.
 
     problem: how the file differs from the calibration in use, naming joint, key and both values, or
     why it cannot be read; "" while it says what it said. The arm moves on what was read at the
     start, so this refuses `engage` and does not stop an arm that is engaged.
     """
 
-    def __init__(self, path: str, joints: Sequence[Joint]) -> None:
+    fault = BY_NAME["calibration_changed"].id
+
+    def __init__(
+        self, path: str, joints: Sequence[Joint], servos: Callable[[], str] = str
+    ) -> None:
+        self._servos = servos
         self._path = Path(path)
         self._joints = tuple(joints)
         self.problem = ""
 
-    def poll(self) -> None:
+    def poll(self, now_ns: int) -> str:
+        self._compare()
+        return "warn" if self.problem or self._servos() else "none"
+
+    def _compare(self) -> None:
         try:
             motors = read_calibration(self._path)
         except ConfigError as error:

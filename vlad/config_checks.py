@@ -14,7 +14,7 @@ from vlad import arm as arm_module
 from vlad.arm import Calibration, Joint, Kind
 from vlad.backend import CPU_PROVIDER
 from vlad.config import Config, fail
-from vlad.config_keys import ArmKeys, CameraKeys, FileKeys, JointKeys, ServoKeys
+from vlad.config_keys import ArmKeys, BoardKeys, CameraKeys, FileKeys, JointKeys, ServoKeys
 from vlad.errors import ConfigError
 from vlad.ladder import parse_ladder
 
@@ -64,7 +64,7 @@ def resolve(keys: FileKeys, path: Path) -> Config:
         block=keys.block,
         control=control,
         log=keys.log,
-        board=keys.board,
+        board=_board(keys.board, path),
     )
     _check_motion(config)
     _check_bus(arm, keys.servo, path)
@@ -79,6 +79,17 @@ def _absolute(path: Path, name: str) -> str:
     if "\0" in name:
         raise ConfigError(f"{path}: a path contains a zero byte: {name!r}")
     return os.path.normpath(path.parent / name)
+
+
+def _board(board: BoardKeys, path: Path) -> BoardKeys:
+    if board.critical_c <= board.throttle_c:
+        fail(path, "board.critical_c", f"{board.critical_c:g} is not above board.throttle_c, {board.throttle_c:g}")
+    return msgspec.structs.replace(
+        board,
+        memory_pressure=_absolute(path, board.memory_pressure),
+        memory_cgroup=board.memory_cgroup and _absolute(path, board.memory_cgroup),
+        thermal_zone=board.thermal_zone and _absolute(path, board.thermal_zone),
+    )
 
 
 def _distinct(path: Path, array: str, field: str, values: Iterable[object]) -> None:

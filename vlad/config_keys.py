@@ -158,6 +158,9 @@ class PolicyKeys(_Table, frozen=True, kw_only=True):
     episode_timeout_s: Annotated[
         Duration_s | None, _key("hold after so long engaged; absent: never")
     ] = None
+    no_progress_s: Annotated[
+        float, _key("warn when the goals stay within half a degree for so long", ge=1, le=3600)
+    ] = 10.0
     quantile: Annotated[
         float, _key("of the measured inference times: the prediction", ge=0.5, lt=1)
     ] = 0.95
@@ -289,6 +292,28 @@ class BoardKeys(_Table, frozen=True, kw_only=True):
             "and its own measurement"
         ),
     ] = None
+
+
+    memory_pressure: Annotated[
+        Path, _key("pressure stall information; a kernel without it is not watched")
+    ] = "/proc/pressure/memory"
+    memory_cgroup: Annotated[
+        Path | None, _key("directory of the cgroup whose limit counts; absent: the daemon's own")
+    ] = None
+    memory_warn_percent: Annotated[
+        float,
+        _key("no engaging while something waits for memory in so much of a second", gt=0, le=100),
+    ] = 20.0
+    thermal_zone: Annotated[
+        Path | None,
+        _key("`/sys/class/thermal/thermal_zone0/temp` or the like, millidegrees; absent: not watched"),
+    ] = None
+    throttle_c: Annotated[
+        float, _key("where the processor begins to throttle: warned of before", gt=0, le=150)
+    ] = 85.0
+    critical_c: Annotated[
+        float, _key("where the arm must stand still: held before", gt=0, le=150)
+    ] = 95.0
 
 
 class FileKeys(_Table, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ writer, and the supervisor, which is the main thread. ARCHITECTURE.md lists owne
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -22,12 +23,16 @@ from vlad.calibration_file import CalibrationFile
 from vlad.camera import open_camera
 from vlad.capture import Capture
 from vlad.config import Config
+from vlad.disk import Disk
 from vlad.errors import Refused
 from vlad.events import Events, chunk_event, describe
 from vlad.faults import BY_NAME
 from vlad.hang import HangWatch
 from vlad.inference import Inference, Loaded
+from vlad.ladder import FULL
+from vlad.memory_pressure import MemoryPressure
 from vlad.policy_loading import PolicyFactory, load, onnx_policy
+from vlad.progress import Progress
 from vlad.servo import (
     CLEAR,
     DEG,
@@ -47,6 +52,7 @@ from vlad.servo import (
 from vlad.stage import THREAD_DIED, Stage
 from vlad.status import compose, why_not_engageable
 from vlad.surroundings import Surroundings
+from vlad.throttling import Throttling
 
 SUPERVISE_S = 0.02
 MAX_BLIND_NS = 250 * MS
@@ -57,7 +63,6 @@ REQUEST_TIMEOUT_S = 1.0
 STALLED_NS = 250 * MS  # half of what holds the arm
 PYTHON_STALLED = BY_NAME["python_stalled"].id
 POLICY_STUCK = BY_NAME["policy_stuck"].id
-CALIBRATION_CHANGED = BY_NAME["calibration_changed"].id
 
 
 def servo_config(config: Config) -> ServoConfig:
@@ -86,6 +91,11 @@ def rungs_ms(loaded: Loaded) -> dict[str, float]:
     return {rung.name: round(max(ns) / MS, 3) for rung, ns in loaded.costs_ns.items()}
 
 
+def written_directories() -> list[str]:
+    """Where vlad writes: systemd's RuntimeDirectory, with what vlad-safe-stop needs to know."""
+    return [d for d in os.environ.get("RUNTIME_DIRECTORY", "").split(":") if d]
+
+
 class Daemon:
     """One arm, its cameras and its policy. `run()` blocks until stopped and returns an exit status.
 
@@ -104,9 +114,20 @@ class Daemon:
         self.servo = Servo(servo_config(config))
         self.events = Events()
         self.joint_names = tuple(j.name for j in config.joints)
-        self.calibration_file = CalibrationFile(config.arm.calibration, config.joints)
-        self.surroundings = Surroundings([self.calibration_file])
         self.link = ArmLink(config, self.servo, self._refresh_refusals)
+        self.calibration_file = CalibrationFile(
+            config.arm.calibration, config.joints, lambda: self.link.calibration_problem)
+        board = config.board
+        self.memory = MemoryPressure(
+            board.memory_pressure, board.memory_cgroup, board.memory_warn_percent / 100)
+        self.throttling = Throttling(board.thermal_zone, board.throttle_c, board.critical_c)
+        self.disk = Disk(written_directories(), log_counters)
+        self.surroundings = Surroundings(self.servo, {
+            "calibration": self.calibration_file, "memory": self.memory,
+            "throttling": self.throttling, "disk": self.disk,
+        })
+        policy = config.policy
+        self.progress = Progress(self.joint_names, policy.episode_timeout_s, policy.no_progress_s)
         self.capture = Capture(
             [open_camera(c) for c in config.cameras], self.servo, MAX_BLIND_NS,
             [c.name for c in config.cameras if c.hold_when_dark],
@@ -127,7 +148,6 @@ class Daemon:
         self._details: dict[str, str] = {}
         self._load_lock = threading.Lock()
         self._refusals_lock = threading.Lock()
-        self._engaged_since_ns: int | None = None
         self._notify = notify.Notifier()
 
     # --- life ------------------------------------------------------------------------------
@@ -212,7 +232,7 @@ class Daemon:
         self._drain_events()
         self.link.poll(now)
         self._refresh_refusals()
-        self._check_episode(now)
+        self._judge_progress(now)
         self._check_hung(now)
         stages = all(s.alive for s in self._stages)
         if self.servo.all_fresh(now) and stages and self.socket_fresh(now):
@@ -222,7 +242,10 @@ class Daemon:
         while (event := self.servo.next_event()) is not None:
             self.events.add(describe(event, self.joint_names))
         while self.inference.records:
-            self.events.add(chunk_event(self.inference.records.popleft(), self.joint_names))
+            record = self.inference.records.popleft()
+            self.events.add(chunk_event(record, self.joint_names))
+            if record.rung == FULL.name:
+                self.throttling.inference(record.t_arrival_ns - record.t_request_ns)
 
     def _check_stalled(self, slept_ns: int) -> None:
         """Row 27: the interpreter, or a processor for it, was not to be had. Only this thread notices."""
@@ -238,14 +261,10 @@ class Daemon:
             self._log.critical("inference_hung_in_process", stage=stage, advice="worker = true in [block.*]")
             hang.abort()
 
-    def _check_episode(self, now: int) -> None:
-        if self.servo.queue_view()[1] != "engaged":
-            self._engaged_since_ns = None
-            return
-        self._engaged_since_ns = self._engaged_since_ns or now
-        limit_s = self.config.policy.episode_timeout_s
-        if limit_s is not None and now - self._engaged_since_ns > limit_s * 1e9:
-            self.servo.pulse_fault(POLICY_STUCK)
+    def _judge_progress(self, now: int) -> None:
+        _, mode, _, _, _, depth, _, _ = self.servo.queue_view()
+        level = self.progress.feed(now, mode == "engaged", depth > 0, self.servo.command()[3])
+        self.servo.level_fault(POLICY_STUCK, level)
 
     def _refresh_refusals(self) -> None:
         """Any thread. Under a lock, so that no older view is published after a newer one."""
@@ -270,7 +289,9 @@ class Daemon:
         if problem := self._calibration_problem():
             why.add("calibration")
             self._details["calibration"] = problem
-        self.servo.hold_fault(CALIBRATION_CHANGED, bool(problem))
+        if self.memory.problem:
+            why.add("memory")
+            self._details["memory"] = f"memory is short: {self.memory.problem}"
         return why
 
     def _calibration_problem(self) -> str:
@@ -321,14 +342,29 @@ class Daemon:
                 "version": vlad.__version__,
                 "bus": self.link.counters(),
                 "log": dict(self._log_counters()),
+                "memory": self.memory.counters(),
+                "thermal": self.throttling.counters(),
+                "progress": self.progress.counters(),
+                "problems": self.problems(),
             },
         )
+
+    def problems(self) -> dict[str, str]:
+        """What is wrong around the arm, in words, by what it concerns."""
+        found = self.surroundings.problems()
+        if self.link.calibration_problem:
+            found["calibration"] = self._calibration_problem()
+        if self.progress.problem:
+            found["progress"] = self.progress.problem
+        return found
 
     def load(self, path: str) -> dict[str, Any]:
         """A failed load keeps the policy that runs. Raises BundleError or Refused."""
         if not self._load_lock.acquire(blocking=False):
             raise Refused("another bundle is being loaded")
         try:
+            if self.disk.problem:
+                raise Refused(f"the disk is in trouble: {self.disk.problem}; make room first")
             if self.servo.queue_view()[1] in ("engaged", "stopping"):
                 raise Refused("the arm is moving: `vladctl hold` first")
             loaded = load(path, self.config, self.servo.lookahead_ns, mode=self._mode,
@@ -349,6 +385,7 @@ class Daemon:
     def install(self, loaded: Loaded) -> None:
         """Makes a policy that is ready the one that runs, and closes the former."""
         former = self.inference.install(loaded)
+        self.throttling.forget_inference()
         if former is not None:
             former.policy.close()
         if workers := workers_of(loaded.policy):

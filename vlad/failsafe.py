@@ -79,7 +79,8 @@ _TABLE = """\
 ## The table
 
 *React*: from the physical fault to the first corrective byte on the bus. *At rest*: joints stopped.
-*Planned* rows are not promised yet; some of them are detected already.
+*Reaction* is the most severe that the row reaches; where *What happens* names several, it begins with
+the least. *Planned* rows are not promised yet; some of them are detected already.
 
 | # | Fault | Detected by | What happens | Reaction | Latch | Clears | React | At rest | Test | Status |
 |---|---|---|---|---|---|---|---|---|---|---|

@@ -7,6 +7,7 @@ Lines carry `t_ns`, CLOCK_MONOTONIC; wall time is added by journald.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import threading
@@ -22,19 +23,22 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 CAPACITY = 4096  # lines
 MAX_LINE_BYTES = 16384
 FLUSH_S = 1.0  # how long stop() waits for the writer
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
 STALL_S = 0.1  # poll of a descriptor that takes nothing
 
 
 class LogWriter:
     """Takes finished lines from any thread, without waiting, and writes them to a descriptor.
 
-    `dropped`: lines that found the queue full. `failed`: lines that the descriptor refused.
+    `dropped`: lines that found the queue full. `failed`: lines that the descriptor refused, of
+    which `disk_errors` for the disk's sake. `stalled_ms`: how long the write in progress has taken.
     """
 
     def __init__(self, fd: int, capacity: int = CAPACITY) -> None:
         self.fd = fd
         self.capacity = capacity
-        self.written = self.failed = 0  # the writer thread's
+        self.written = self.failed = self.disk_errors = 0  # the writer thread's
+        self._writing_since_ns = 0
         self._queue: SimpleQueue[bytes | None] = SimpleQueue()
         self._dropped = 0
         # Callers among themselves, for one addition. Reentrant: a signal may interrupt it and log.
@@ -60,8 +64,11 @@ class LogWriter:
     debug = info = warning = error = critical = offer
 
     def counters(self) -> dict[str, int]:
-        """For export; they only grow."""
-        return {"written": self.written, "dropped": self._dropped, "failed": self.failed}
+        """For export; all but `stalled_ms` only grow."""
+        since_ns = self._writing_since_ns
+        stalled_ms = (time.monotonic_ns() - since_ns) // 1_000_000 if since_ns else 0
+        return {"written": self.written, "dropped": self._dropped, "failed": self.failed,
+                "disk_errors": self.disk_errors, "stalled_ms": stalled_ms}
 
     def stop(self, timeout_s: float = FLUSH_S) -> bool:
         """Write what is queued, for at most `timeout_s`; later lines are dropped. Idempotent.
@@ -97,6 +104,7 @@ class LogWriter:
         self._write(_encode({"t_ns": time.monotonic_ns(), "level": "warning", **event}))
 
     def _write(self, line: bytes) -> None:
+        self._writing_since_ns = time.monotonic_ns()
         while line:
             try:
                 line = line[os.write(self.fd, line) :]
@@ -104,8 +112,10 @@ class LogWriter:
                 if self._stopping.is_set():
                     break
                 select.select([], [self.fd], [], STALL_S)
-            except (OSError, ValueError):
+            except (OSError, ValueError) as error:
+                self.disk_errors += getattr(error, "errno", None) in DISK_ERRORS
                 break
+        self._writing_since_ns = 0
         self.written += not line
         self.failed += bool(line)
 

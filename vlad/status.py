@@ -26,6 +26,7 @@ WHY_TEXT = {
     "mismatch": "the bundle does not fit this robot",
     "calibration": "the servos' calibration differs from the file",
     "stopping": "the daemon is stopping",
+    "memory": "memory is short",
 }
 
 

@@ -3,29 +3,54 @@ because every look may wait for a disk; nothing that moves the arm waits for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
+import structlog
+
+from vlad.servo import Servo, now_ns
 from vlad.stage import Stage
 
 POLL_S = 0.25
 
 
 class Watch(Protocol):
-    """One thing that is looked at; `poll` may block for as long as the kernel does."""
+    """One thing that is looked at; `poll` may block for as long as the kernel does.
 
-    def poll(self) -> None: ...
+    fault: its row. problem: what is wrong, in words, "" when nothing is.
+    """
+
+    @property
+    def fault(self) -> int: ...
+    @property
+    def problem(self) -> str: ...
+    def poll(self, now_ns: int) -> str:
+        """The level of the fault now: one of vlad.servo.REACTIONS."""
 
 
 class Surroundings:
-    """The body of the stage that polls every watch."""
+    """The body of the stage that polls every watch and holds its fault at its level."""
 
-    def __init__(self, watches: Sequence[Watch]) -> None:
-        self._watches = tuple(watches)
+    def __init__(self, servo: Servo, watches: Mapping[str, Watch]) -> None:
+        self._servo = servo
+        self._watches = dict(watches)
+        self._levels: dict[str, str] = {}
+        self._log = structlog.get_logger("vlad.surroundings")
+
+    def poll(self, now: int) -> None:
+        for name, watch in self._watches.items():
+            level = watch.poll(now)
+            if level == self._levels.get(name, "none"):
+                continue
+            self._levels[name] = level
+            self._servo.level_fault(watch.fault, level)
+            self._log.warning(name, level=level, problem=watch.problem)
 
     def body(self, stage: Stage) -> None:
         while True:
-            for watch in self._watches:
-                watch.poll()
+            self.poll(now_ns())
             if stage.wait(POLL_S):
                 return
+
+    def problems(self) -> dict[str, str]:
+        return {name: watch.problem for name, watch in self._watches.items() if watch.problem}

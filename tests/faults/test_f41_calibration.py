@@ -74,7 +74,7 @@ def assert_nothing_moves(daemon: Daemon, sim: simulator.Simulator, *words: str) 
     after = sim.command("status")
     assert after["torque"] == before["torque"]
     assert after["goals"] == before["goals"]
-    assert "calibration_changed" in [f["name"] for f in daemon.status()["faults"]]
+    wait_for(lambda: "calibration_changed" in [f["name"] for f in daemon.status()["faults"]], 5)
     assert any(words[0] in why for why in daemon.status()["why_not_engageable"])
 
 
@@ -182,16 +182,16 @@ def test_f41_a_file_that_is_gone_or_says_otherwise(
     path = Path(config.arm.calibration)
     assert motors(config.joints) == read_calibration(path)
     watch = CalibrationFile(str(path), config.joints)
-    watch.poll()
+    watch.poll(0)
     assert watch.problem == ""
     good = path.read_bytes()
     spoil(path)
-    watch.poll()
+    watch.poll(0)
     assert words in watch.problem and str(path) in watch.problem
     if path.is_dir():
         path.rmdir()
     path.write_bytes(good)
-    watch.poll()
+    watch.poll(0)
     assert watch.problem == ""
     survival(41, note="file gone, unreadable, cut, too long, of other motors: named and refused")
 

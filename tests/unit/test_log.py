@@ -49,7 +49,7 @@ def test_lines_are_json_with_monotonic_time(pipe: Pipe) -> None:
     assert before <= first["t_ns"] <= time.monotonic_ns()
     assert first["level"] == "warning" and first["event"] == "chunk_rejected"
     assert second["t_ns"] == 7, "an event's own time is kept"
-    assert writer.counters() == {"written": 2, "dropped": 0, "failed": 0}
+    assert writer.counters() == {"written": 2, "dropped": 0, "failed": 0, "disk_errors": 0, "stalled_ms": 0}
 
 
 def test_level(pipe: Pipe) -> None:
@@ -163,7 +163,7 @@ def test_a_closed_reader_is_counted_and_harmless(pipe: Pipe) -> None:
         writer.offer(b"x\n")
     assert writer.stop()
     assert writer.stop(), "idempotent"
-    assert writer.counters() == {"written": 0, "dropped": 0, "failed": 3}
+    assert writer.counters() == {"written": 0, "dropped": 0, "failed": 3, "disk_errors": 0, "stalled_ms": 0}
 
 
 def test_many_threads_lose_no_count(pipe: Pipe) -> None:

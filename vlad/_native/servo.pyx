@@ -65,6 +65,7 @@ WHY_NOT = {
     1 << 0: "bus", 1 << 1: "latched", 1 << 2: "fault", 1 << 3: "realtime", 1 << 4: "limits",
     1 << 5: "moving", 1 << 8: "no_policy", 1 << 9: "no_task", 1 << 10: "too_slow",
     1 << 11: "camera", 1 << 12: "mismatch", 1 << 13: "calibration", 1 << 14: "stopping",
+    1 << 15: "memory",
 }
 WHY_BIT = {name: bit for bit, name in WHY_NOT.items()}
 
