@@ -302,6 +302,9 @@ def summary(report: Mapping[str, Any]) -> str:
         f"wire          {report['wire']['goals']} goal frames, largest step {worst:.0%} of its bound, "
         f"{len(report['wire']['violations'])} violations",
         f"faults        {[f['name'] for f in report['faults']] or 'none'}",
+        *(f"worker        {name}: {w['calls']} calls, {w['restarts']} restarts, p50 {w['call_ms']['p50']:.2f} ms, "
+          f"of it {w['overhead_us']['p50']:.0f} us beside the computation (p99 {w['overhead_us']['p99']:.0f} us)"
+          for name, w in report.get("workers", {}).items()),
     ])
 
 

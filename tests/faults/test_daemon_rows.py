@@ -5,11 +5,13 @@ Bounds on this shared machine are generous; the exact ones are in test_servo_row
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 
 from tests import daemons, simulator
 from tests.daemons import ScriptedPolicy, engage, wait_for
+from tests.survival import Survival
 from vlad.daemon import Daemon
 from vlad.errors import DeviceError, Refused
 from vlad.wire_witness import goal_frames
@@ -259,19 +262,40 @@ def test_f31_a_hung_supervisor_holds(daemon: Daemon) -> None:
     assert daemon.servo.report()["mode"] in ("stopping", "holding")
 
 
+def keep_the_interpreter() -> None:
+    ctypes.PyDLL(None).usleep(900_000)  # a C call that does not release it
+
+
+def collect_garbage() -> None:
+    """As long as one collection of a great many cycles takes."""
+    cycles: list[list[object]] = [[] for _ in range(600_000)]
+    for cycle in cycles:
+        cycle.append(cycle)
+    del cycle
+    cycles.clear()
+    gc.collect()
+
+
 @pytest.mark.fault(27)
-def test_f27_a_gil_hog_does_not_stop_the_servo_loop(daemon: Daemon) -> None:
+@pytest.mark.parametrize("stall", [keep_the_interpreter, collect_garbage])
+def test_f27_python_that_stands_still_ages_its_stages_and_not_the_servo_loop(
+    daemon: Daemon, stall: Callable[[], None], survival: Survival
+) -> None:
     engage(daemon)
     before = daemon.servo.report()
-    big = list(range(600_000))
-    for _ in range(8):
-        sorted(big, key=lambda v: -v)  # bursts that hold the interpreter
-    time.sleep(0.1)
+    stall()
     after = daemon.servo.report()
-    elapsed_ticks = (after["t_ns"] - before["t_ns"]) / 1e7
+    elapsed_ticks = (after["t_ns"] - before["t_ns"]) / daemon.config.period_ns
     ticks = after["counters"]["ticks"] - before["counters"]["ticks"]
     assert ticks > 0.7 * elapsed_ticks
     assert after["counters"]["wire_step"] == after["counters"]["wire_limit"] == 0
+    survival(27, react_ms=0, clock="machine", note=f"{ticks} ticks in {elapsed_ticks:.0f} periods without Python")
+    if stall is keep_the_interpreter:
+        stalls = wait_for(lambda: [e for e in daemon.events.since(0) if e["event"] == "stall"], 10)
+        assert max(e["duration_ms"] for e in stalls) >= 250
+        wait_for(lambda: any(e.get("name") == "python_stalled" for e in daemon.events.since(0)), 10)
+    wait_for(lambda: not faults(daemon), 20)
+    engage(daemon)
 
 
 @pytest.mark.fault(46)

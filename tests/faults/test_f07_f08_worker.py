@@ -109,7 +109,7 @@ class Rig:
 def rig(sim: simulator.Simulator, bundle: Path, tmp_path: Path) -> Iterator[Rig]:
     sim.command("clear_all")
     orders = tmp_path / "orders"
-    extra = "".join(
+    extra = "\n[policy]\nthreshold = 0.9\n" + "".join(  # five requests a second instead of one
         f"\n[block.{name}]\nworker = true\ntimeout_ms = {TIME_LIMIT_MS}\n"
         for name in ("vision", "prefill", "context", "expert")
     ) + "".join(f"\n[stage.{name}]\nbound_ms = {BOUND_MS}\n" for name in ("vision", "expert"))
