@@ -153,7 +153,7 @@ void vlad_flight_push(struct vlad_servo *servo, const struct vlad_chunk *chunk,
         return;
     record = &flight->chunk;
     record->number[0] = ++flight->n_chunks;
-    record->now_ns[0] = flight->producer_ns = now_ns;
+    record->now_ns[0] = now_ns;
     record->seq[0] = chunk->seq;
     record->chunk_epoch[0] = chunk->epoch;
     record->t_obs_ns[0] = chunk->t_obs_ns;
@@ -213,8 +213,10 @@ void vlad_flight_timing(struct vlad_servo *servo)
         .timeline = { servo->queue.published }
     };
     struct vlad_flight_part part = { &record, sizeof record };
+    struct vlad_servo_report report;
 
     if (!flight)
         return;
-    vlad_flight_ring_add(flight->producer, VLAD_FLIGHT_TIMING, flight->producer_ns, &part, 1);
+    vlad_servo_read(servo, &report); /* the time: this call is given none */
+    vlad_flight_ring_add(flight->producer, VLAD_FLIGHT_TIMING, report.t_ns, &part, 1);
 }

@@ -24,7 +24,6 @@ struct vlad_flight {
     struct vlad_flight_state state; /* scratch: what is being recorded */
     /* The producer's thread. */
     uint64_t n_chunks;
-    int64_t producer_ns; /* of its last push or timing */
     struct vlad_flight_chunk chunk; /* the last one */
 };
 

@@ -37,7 +37,7 @@ enum vlad_flight_role {
     VLAD_FLIGHT_OUT, /* decided: a replay must come to the same */
 };
 
-#define VLAD_FLIGHT_CLOCKS 8 /* readings of the arm's clock in one tick */
+#define VLAD_FLIGHT_CLOCKS 10 /* readings of the arm's clock in one tick */
 
 #define VLAD_FLIGHT_TICK_FIELDS(F)                                                               \
     F(uint64_t, number, 1, COUNT, IN)                                                            \

@@ -128,6 +128,10 @@ int vlad_flight_replay_push(struct vlad_servo *servo, const struct vlad_flight_c
 
         if (rc)
             return rc;
+        if (servo->queue.published < record->before[0]) {
+            servo->queue.published = record->before[0] - 1;
+            vlad_queue_clear(&servo->queue);
+        }
         servo->stale_run = record->stale_run[0];
         memcpy(servo->bad_ns, record->bad_ns, sizeof servo->bad_ns);
     }

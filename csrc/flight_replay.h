@@ -28,8 +28,9 @@ int vlad_flight_replay_timeline(struct vlad_servo *servo, const struct vlad_time
 void vlad_flight_replay_tick(struct vlad_flight_replay *replay, struct vlad_servo *servo,
                              const struct vlad_flight_tick *tick);
 
-/* One recorded push. `first`: the producer's memory and timing are set from the record; -EINVAL when
- * that is no timing, or for actions that are absent though the shape is right. */
+/* One recorded push. `first`: the producer's memory and timing are set from the record, and the queue
+ * is empty where timelines went before that are not in it. -EINVAL when that is no timing, or for
+ * actions that are absent though the shape is right. */
 int vlad_flight_replay_push(struct vlad_servo *servo, const struct vlad_flight_chunk *record,
                              const double *actions, bool first);
 

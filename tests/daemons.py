@@ -100,6 +100,7 @@ def config_for(simulator: Simulator, directory: Path, *, cameras: bool = True,
     text = CONFIG.read_text()
     text = text.replace("/tmp/vlad-sim/bus", simulator.bus)
     text = text.replace("/tmp/vlad-sim/vlad.sock", str(directory / "vlad.sock"))
+    text = text.replace("/tmp/vlad-sim/flight", str(directory / "flight"))
     text = text.replace('"../vlad', f'"{CONFIG.parent.parent}/vlad')
     text = text.replace("shm:vlad-sim-", f"shm:{simulator.camera_prefix}-")
     text = text.replace("width = 320\nheight = 240", "width = 96\nheight = 96")

@@ -34,6 +34,7 @@ VERBS = {
     "limp": "torque off now: THE ARM FALLS",
     "clear": "unlatch the faults whose cause is gone",
     "events": "what happened, oldest first",
+    "dump": "write the flight record of the newest seconds to a file now",
     "metrics": "every number that the daemon counts",
     "version": "of vladctl and of the daemon",
     "completion": "print a completion script for a shell",

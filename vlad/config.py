@@ -27,6 +27,7 @@ from vlad.config_keys import (
     CameraKeys,
     ControlKeys,
     FileKeys,
+    FlightKeys,
     LogKeys,
     PolicyKeys,
     ServoKeys,
@@ -57,6 +58,7 @@ class Config:
     stage: StagesKeys
     block: BlocksKeys
     control: ControlKeys
+    flight: FlightKeys
     log: LogKeys
     board: BoardKeys
 

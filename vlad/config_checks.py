@@ -53,6 +53,11 @@ def resolve(keys: FileKeys, path: Path) -> Config:
     if policy.bundle is not None:
         policy = msgspec.structs.replace(policy, bundle=_absolute(path, policy.bundle))
     control = msgspec.structs.replace(keys.control, socket=_absolute(path, keys.control.socket))
+    flight = msgspec.structs.replace(
+        keys.flight,
+        directory=_absolute(path, keys.flight.directory),
+        memory=_absolute(path, keys.flight.memory or f"{keys.control.socket}.flight"),
+    )
     config = Config(
         path=path,
         arm=arm,
@@ -63,6 +68,7 @@ def resolve(keys: FileKeys, path: Path) -> Config:
         stage=keys.stage,
         block=keys.block,
         control=control,
+        flight=flight,
         log=keys.log,
         board=_board(keys.board, path),
     )

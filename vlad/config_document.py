@@ -24,6 +24,7 @@ TABLES: tuple[type[msgspec.Struct], ...] = (
     keys.StageKeys,
     keys.BlockKeys,
     keys.ControlKeys,
+    keys.FlightKeys,
     keys.LogKeys,
     keys.BoardKeys,
 )

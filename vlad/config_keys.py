@@ -275,6 +275,26 @@ class ControlKeys(_Table, frozen=True, kw_only=True):
     max_clients: Annotated[int, _key("connections at a time", ge=1, le=16)] = 16
 
 
+class FlightKeys(_Table, frozen=True, kw_only=True):
+    """`[flight]`: the newest seconds of everything, kept in memory and written to a file on a fault."""
+
+    enabled: Annotated[bool, _key("record at all")] = True
+    seconds: Annotated[float, _key("how much is kept", ge=15, le=300)] = 30.0
+    directory: Annotated[Path, _key("where files go; made if its parent is there")] = "/var/lib/vlad/flight"
+    max_files: Annotated[int, _key("files in it: the oldest is removed", ge=1, le=10000)] = 20
+    max_mb: Annotated[int, _key("size of all of them: likewise", ge=1, le=100000)] = 200
+    thumbnail_hz: Annotated[
+        float, _key("pictures of every camera per second, at most 160 pixels wide; 0: none", ge=0, le=10)
+    ] = 3.0
+    memory: Annotated[
+        Path | None,
+        _key(
+            "file in memory (tmpfs) that holds the record, so that it survives a crash of the daemon; "
+            "absent: `control.socket` with `.flight` appended"
+        ),
+    ] = None
+
+
 class LogKeys(_Table, frozen=True, kw_only=True):
     """`[log]`: JSON lines on standard error."""
 
@@ -326,5 +346,6 @@ class FileKeys(_Table, frozen=True, kw_only=True):
     stage: StagesKeys = StagesKeys()
     block: BlocksKeys = BlocksKeys()
     control: ControlKeys = ControlKeys()
+    flight: FlightKeys = FlightKeys()
     log: LogKeys = LogKeys()
     board: BoardKeys = BoardKeys()

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -27,6 +28,8 @@ from vlad.disk import Disk
 from vlad.errors import Refused
 from vlad.events import Events, chunk_event, describe
 from vlad.faults import BY_NAME
+from vlad.flight import FlightRecorder
+from vlad.flight_file import About, about_servo
 from vlad.hang import HangWatch
 from vlad.inference import Inference, Loaded
 from vlad.ladder import FULL
@@ -50,7 +53,7 @@ from vlad.servo import (
     now_ns,
 )
 from vlad.stage import THREAD_DIED, Stage
-from vlad.status import compose, why_not_engageable
+from vlad.status import compose, scheduler_figures, why_not_engageable
 from vlad.surroundings import Surroundings
 from vlad.throttling import Throttling
 
@@ -112,8 +115,9 @@ class Daemon:
     ) -> None:
         self.config = config
         self.servo = Servo(servo_config(config))
-        self.events = Events()
         self.joint_names = tuple(j.name for j in config.joints)
+        self.flight = self._flight()
+        self.events = Events(self.flight.event)
         self.link = ArmLink(config, self.servo, self._refresh_refusals)
         self.calibration_file = CalibrationFile(
             config.arm.calibration, config.joints, lambda: self.link.calibration_problem)
@@ -150,10 +154,25 @@ class Daemon:
         self._refusals_lock = threading.Lock()
         self._notify = notify.Notifier()
 
+    def _flight(self) -> FlightRecorder:
+        config = self.config
+        about = About(
+            version=vlad.__version__, board=config.board.profile, joints=self.joint_names,
+            servo=about_servo(servo_config(config)),
+            config=config.path.read_text("utf-8", "replace") if config.path.is_file() else "",
+        )
+        return FlightRecorder(
+            config.flight, self.servo, about, memory=Path(str(config.flight.memory)),
+            period_ns=config.period_ns,
+            frames=lambda: {name: eye.frame for name, eye in self.capture.eyes.items()},
+            figures=lambda: scheduler_figures(self.servo.report(), self.inference),
+        )
+
     # --- life ------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Bus, cameras, threads and the configured policy. Raises VladError when one is not there."""
+        self.flight.start()
         self.link.connect()
         for eye in self.capture.eyes.values():
             eye.camera.start()
@@ -314,6 +333,7 @@ class Daemon:
             stage.stop(timeout_s=2.0)
         self.servo.stop()
         self._drain_events()
+        self.flight.stop()
         self.capture.close()
         self.link.close()
         if self.inference.loaded is not None:
@@ -346,6 +366,7 @@ class Daemon:
                 "thermal": self.throttling.counters(),
                 "progress": self.progress.counters(),
                 "problems": self.problems(),
+                "flight": self.flight.status(),
             },
         )
 
@@ -454,6 +475,10 @@ class Daemon:
     def clear(self) -> dict[str, Any]:
         result = self._ask(CLEAR, lambda r: not r["latched"], "clear")
         return result | {"faults": self.status()["faults"]}
+
+    def dump(self) -> dict[str, Any]:
+        """Writes the flight record now."""
+        return {"path": str(self.flight.dump("asked for"))}
 
     def version(self) -> dict[str, Any]:
         return {"version": vlad.__version__, "board": self.config.board.profile}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -76,9 +76,11 @@ def chunk_event(record: ChunkRecord, joints: tuple[str, ...]) -> dict[str, Any]:
 
 
 class Events:
-    """The newest 4096 events, numbered from 1; every one is logged as it is added. Any thread."""
+    """The newest 4096 events, numbered from 1; every one goes to `sink` and is logged as it is added.
+    Any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, sink: Callable[[Mapping[str, Any]], None] = lambda event: None) -> None:
+        self._sink = sink
         self._ring: deque[dict[str, Any]] = deque(maxlen=KEPT)
         self._lock = threading.Lock()
         self._seq = 0
@@ -88,6 +90,7 @@ class Events:
         with self._lock:
             self._seq += 1
             self._ring.append({"seq": self._seq, **event})
+        self._sink(event)
         name = str(event["event"])
         fields = {k: v for k, v in event.items() if k != "event"}
         serious = name in ("wire", "fault") or event.get("verdict") == "rejected" or (

@@ -102,6 +102,10 @@ TABLE = (
     Metric("cameras.{camera}.{counter}", "vlad_camera_{counter}_total", "counter", "Of one camera since start"),
     Metric("capture.skewed", "vlad_capture_skewed_total", "counter", "Sets of frames too far apart in time, and not used"),
     Metric("bus.{counter}", "vlad_bus_{counter}_total", "counter", "Of the servo bus since start"),
+    Metric("flight.enabled", "vlad_flight_enabled", "gauge", "1 when the flight record is on"),
+    Metric("flight.survives_crash", "vlad_flight_survives_crash", "gauge", "1 when a killed daemon leaves its record in memory"),
+    Metric("flight.fill.{ring}", "vlad_flight_fill_ratio", "gauge", "How full a ring of the flight record is"),
+    Metric("flight.{counter}", "vlad_flight_{counter}_total", "counter", "Files of the flight record: written, failed, postponed, removed ..."),
     Metric("log.{counter}", "vlad_log_{counter}_total", "counter", "Lines of the log"),
     Metric("uptime_s", "vlad_uptime_seconds", "gauge", "Since the start of the daemon"),
 )  # fmt: skip

@@ -157,3 +157,19 @@ def compose(
         "capture": {"skewed": capture.skewed},
         **extra,
     }
+
+
+def scheduler_figures(report: dict[str, Any], inference: Inference) -> dict[str, Any]:
+    """What the scheduler decides from, for the flight record."""
+    scheduler = inference.scheduler
+    return {
+        "mode": report["mode"], "queue_depth": report["queue_depth"],
+        "t_execution_ms": report["t_execution_ns"] / MS, "task": inference.task_text,
+        "at_rest": report["at_rest"], "overruns": report["counters"]["overruns"],
+        **({} if scheduler is None else {
+            "predicted_ms": scheduler.latency.predict_ns() / MS,
+            "threshold_ms": scheduler.threshold_ns() / MS, "cause": scheduler.cause.name.lower(),
+            "in_flight": scheduler.in_flight is not None, "requests": scheduler.counts.requests,
+            "refused_admissions": scheduler.counts.refused_admissions,
+        }),
+    }  # fmt: skip

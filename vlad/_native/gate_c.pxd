@@ -1,5 +1,5 @@
 # C declarations of the gate, queue, trajectory and watchdog, and how Python values become them.
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 cdef extern from "vlad.h" nogil:
@@ -59,13 +59,14 @@ cdef extern from "action_queue.h" nogil:
     enum vlad_aggregate:
         VLAD_N_AGGREGATES
     struct vlad_timeline:
-        uint64_t seq, epoch
-        int64_t t0_ns, period_ns
+        uint64_t number, seq, epoch
+        int64_t t0_ns, period_ns, overdue_ns
         int n
         int64_t action_nu[512][8]
         int64_t t_obs_ns[512]
     struct vlad_queue:
-        pass
+        vlad_timeline buffer[3]
+        uint32_t newest
     int vlad_queue_init(vlad_queue *, const vlad_gate_config *, vlad_aggregate, int64_t)
     void vlad_queue_push(vlad_queue *, const vlad_chunk *, const vlad_command *, int64_t,
                          vlad_gate_report *)

@@ -114,6 +114,7 @@ class Servo:
     def lower_callback_address(self) -> int:
         """Address of void (*)(void *ctx, uint32_t requests) for the control socket's C thread."""
     def lower_context_address(self) -> int: ...
+    def keep(self, thing: object) -> None: ...
     def policy_timing(self, period_ns: int, horizon_ns: int, max_frame_age_ns: int) -> None:
         """The timing of another policy: 1/f, N/f, oldest fresh frame. Empties the queue. Only
         while no push is under way. OSError EINVAL."""

@@ -163,6 +163,7 @@ cdef class Servo:
     cdef int feetech_at
     cdef int n
     cdef object _arm
+    cdef list _kept
     cdef bint _started
 
     def __cinit__(self):
@@ -293,6 +294,12 @@ cdef class Servo:
 
     def lower_callback_address(self):
         return <uintptr_t>&_lower
+
+    def keep(self, thing):
+        """Keeps `thing` alive for as long as the loop, which refers to its memory."""
+        if self._kept is None:
+            self._kept = []
+        self._kept.append(thing)
 
     def lower_context_address(self):
         return <uintptr_t>self.c

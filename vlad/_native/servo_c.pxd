@@ -2,7 +2,8 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from vlad._native.gate_c cimport (
-    vlad_aggregate, vlad_chunk, vlad_command, vlad_gate_config, vlad_gate_report, vlad_trajectory,
+    vlad_aggregate, vlad_chunk, vlad_command, vlad_gate_config, vlad_gate_report, vlad_queue,
+    vlad_trajectory,
 )
 
 cdef extern from "vlad.h" nogil:
@@ -107,6 +108,7 @@ cdef extern from "servo_loop.h" nogil:
         uint64_t handled, adoptions
     struct vlad_servo:
         vlad_watchdog watchdog
+        vlad_queue queue
         vlad_trajectory trajectory
         int64_t lookahead_ns
     int vlad_servo_init(vlad_servo *, const vlad_servo_config *, int64_t, int *)

@@ -1,0 +1,60 @@
+"""The directory of flight records: numbered files, bounded in number and size, the oldest removed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from vlad.flight_fields import Record
+from vlad.flight_file import About, write
+
+NAME = re.compile(r"flight-(\d{6,9})-[a-z0-9_]{1,40}\.mcap(\.part)?\Z")
+
+
+class FlightDirectory:
+    """max_bytes: of all flight records together; other files are neither counted nor touched."""
+
+    def __init__(self, path: Path, max_files: int, max_bytes: int) -> None:
+        self.path = path
+        self.removed = 0  # records that had to give way
+        self._max_files = max_files
+        self._max_bytes = max_bytes
+
+    def problem(self) -> str:
+        """Makes the directory where its parent exists; why nothing can be written, or ""."""
+        try:
+            self.path.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            return f"{self.path}: {error.strerror}"
+        return "" if os.access(self.path, os.W_OK | os.X_OK) else f"{self.path}: Permission denied"
+
+    def write(self, reason: str, about: About, records: Sequence[Record]) -> Path:
+        """One file more. OSError."""
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        found = self._found()
+        for part in [p for _, p in found if p.suffix == ".part"]:
+            part.unlink()  # of a process that died while it wrote
+        number = max((n for n, _ in found), default=0) + 1
+        word = re.sub(r"[^a-z0-9_]+", "_", reason.lower())[:40] or "unknown"
+        path = self.path / f"flight-{number:06d}-{word}.mcap"
+        self._remove_down_to(self._max_files - 1)
+        write(path, about, records)
+        self._remove_down_to(self._max_files)
+        return path
+
+    def _found(self) -> list[tuple[int, Path]]:
+        """Records by number, oldest first."""
+        matches = [(NAME.match(entry.name), entry) for entry in self.path.iterdir()]
+        return sorted((int(m.group(1)), p) for m, p in matches if m)
+
+    def _remove_down_to(self, files: int) -> None:
+        """The newest one stays, however large."""
+        found = [p for _, p in self._found()]
+        total = sum(p.stat().st_size for p in found)
+        while len(found) > max(files, 0) or (total > self._max_bytes and len(found) > 1):
+            oldest = found.pop(0)
+            total -= oldest.stat().st_size
+            oldest.unlink()
+            self.removed += 1
