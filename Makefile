@@ -7,7 +7,7 @@ LEROBOT := $(addprefix tests/reference/test_,smolvla_chunks.py sim_lerobot.py rt
 export MUJOCO_GL ?= osmesa
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system build demo test lint bench reference survival vm fuzz soak model-check clean
+.PHONY: help setup system build demo test lint bench reference survival vm fuzz soak model-check replay-runs clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -64,6 +64,9 @@ survival: setup build  ## every row of the fault table provoked and measured: do
 	rm -rf build/survival
 	-$(PY) -m pytest tests -m fault --ignore=tests/vm $(LEROBOT:%=--ignore=%) $(TEST)
 	$(PY) tools/survival_page.py
+
+replay-runs: setup build  ## record the runs of tests/replay anew, on the simulated arm
+	$(PY) -m tests.replay.record_runs
 
 vm: setup build  ## V4L2 with the vivid driver in an emulated machine
 	@tools/system_packages.sh qemu-system-x86 busybox-static kmod cpio
