@@ -5,12 +5,15 @@ from __future__ import annotations
 import operator
 import os
 import platform
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))  # record_sweep, sweep_motion
 
 BUDGETS = tomllib.loads(Path(__file__).with_name("budgets.toml").read_text())
 ROWS = pytest.StashKey[list[tuple[str, str, str]]]()

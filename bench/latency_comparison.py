@@ -32,7 +32,7 @@ TURN_S = 8.0
 RADIUS = 0.5
 
 # Shares of a full pass of the full-size policy with two cameras and 10 flow steps.
-VISION, PREFILL, STATE, STEP = 0.66, 0.12, 0.02, 0.022
+VISION, PREFILL, STATE, STEP = 0.72, 0.05, 0.01, 0.023
 
 LADDER = ("reuse", "state_only", "steps:4", "state_only+steps:4")
 WAYS: dict[str, dict[str, object]] = {

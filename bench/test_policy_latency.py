@@ -21,6 +21,8 @@ import pytest
 from tests import tiny_smolvla
 from tests.reference.test_smolvla_chunks import LEROBOT_PYTHON, checkpoint
 from vlad import bundle as bundles
+from vlad.ladder import FULL, parse_rung
+from vlad.pass_cost import measure_pass
 from vlad.policy import Policy
 
 ROOT = Path(__file__).parents[1]
@@ -109,3 +111,14 @@ def test_each_step(policy: Policy, benchmark: Any, step: str) -> None:
     benchmark.extra_info["threads"] = THREADS
     result = benchmark.pedantic(call, rounds=ROUNDS, warmup_rounds=1)
     assert result is not None
+
+
+@pytest.mark.parametrize("name", ["full", "reuse", "state_only", "steps:4", "reuse+steps:4", "state_only+steps:4"])
+def test_each_rung(policy: Policy, benchmark: Any, name: str) -> None:
+    """A pass on each rung of the ladder, every camera's tokens reused where the rung may reuse them."""
+    frame = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    frames = [frame] * len(policy.bundle.manifest.cameras)
+    rung = FULL if name == "full" else parse_rung(name)
+    times_ns = benchmark.pedantic(lambda: measure_pass(policy, frames, 1, np.zeros(6), rung), rounds=1)
+    benchmark.extra_info.update(threads=THREADS, pass_s=round(statistics.median(times_ns) / 1e9, 3))
+    print(name, benchmark.extra_info)

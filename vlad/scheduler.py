@@ -18,6 +18,8 @@ from enum import IntEnum
 from vlad.ladder import FULL, NOTHING_TO_REUSE, Prerequisite, Rung, Vision
 from vlad.latency import LatencyWindow
 
+AUTO_LEAST = 0.7  # of a chunk: figures in docs/ladder.md
+
 
 class Starve(IntEnum):
     """Why an engaged arm has nothing to execute (csrc/servo_loop.h, enum vlad_starve)."""
@@ -183,12 +185,13 @@ class Scheduler:
         if not isinstance(c.threshold, str):
             return round(c.threshold * c.horizon_ns)
         # Twice the prediction, so that one doubling of the latency is absorbed; the braking
-        # distance; and the grid's rounding at both ends. Where that is more than a chunk lasts, full
-        # passes cannot follow one another without a gap: then just in time, because a chunk that is
-        # observed early ends early.
+        # distance; and the grid's rounding at both ends; and of a fast policy AUTO_LEAST of a chunk,
+        # so that what stalls the machine for a moment does not stop the arm. Where all that is more
+        # than a chunk lasts, full passes cannot follow one another without a gap: then just in
+        # time, because a chunk that is observed early ends early.
         predicted, ends = self.latency.predict_ns(), 2 * c.lookahead_ns + 2 * c.period_ns
         if 2 * predicted + ends <= c.horizon_ns:
-            return 2 * predicted + ends
+            return max(2 * predicted + ends, round(AUTO_LEAST * c.horizon_ns))
         return min(predicted + predicted // 10 + ends, c.horizon_ns)
 
     def t_execution_ns(self, view: View) -> int:

@@ -26,7 +26,7 @@ Latency = Callable[[Request], int]
 """Request -> T_inference in ns, of its rung and the cameras it encodes."""
 
 FRAME_AGE_NS = 30 * MS  # of the newest frame when a request is assembled
-REUSE_CHANGE = 2.0
+REUSE_CHANGE = 3.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,9 +120,12 @@ def test_one_request_at_a_time() -> None:
 
 
 def test_async_asks_when_the_queue_falls_to_the_threshold() -> None:
-    scheduler = warmed(100 * MS)
+    scheduler = warmed(500 * MS)
     threshold = scheduler.threshold_ns()
-    assert threshold == 2 * 100 * MS + 2 * 85 * MS + 2 * PERIOD_NS
+    assert threshold == 2 * 500 * MS + 2 * 85 * MS + 2 * PERIOD_NS
+    assert warmed(20 * MS).threshold_ns() == pytest.approx(0.7 * 50 * PERIOD_NS)
+    just_in_time = warmed(800 * MS).threshold_ns()
+    assert just_in_time == 880 * MS + 2 * 85 * MS + 2 * PERIOD_NS
     assert scheduler.plan(view(T0, due_in_ns=threshold - PERIOD_NS + 1)) is None
     request = scheduler.plan(view(T0 + MS, due_in_ns=threshold - PERIOD_NS))
     assert request is not None
