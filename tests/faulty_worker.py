@@ -73,7 +73,7 @@ class FaultyWorker(Worker):
         if self._fault == "hang":
             time.sleep(1000)
         if self._fault == "hang_in_c":  # holds the interpreter, and takes no signal but SIGKILL
-            signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             ctypes.PyDLL(None).sleep(1000)
         if self._fault == "sigkill":
             os.kill(os.getpid(), signal.SIGKILL)

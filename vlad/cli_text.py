@@ -27,6 +27,8 @@ def status_text(status: Mapping[str, Any], now_ns: int, colour: bool) -> str:
                                 f"{status.get('queue_depth', '-')} actions queued"))  # fmt: skip
     rows.append(("chunks", _chunks(status.get("chunks") or {})))
     rows.append(("servo", _servo(status.get("servo") or {})))
+    if workers := status.get("workers") or {}:
+        rows.append(("workers", ", ".join(_worker(name, worker) for name, worker in workers.items())))
     faults = status.get("faults") or []
     rows.append(("faults", _painted("none", None) if not faults else f"{len(faults)}"))
     for fault in faults:
@@ -87,6 +89,12 @@ def _chunks(chunks: Mapping[str, Any]) -> str:
     return (f"{chunks.get('accepted', 0)} accepted, {chunks.get('late', 0)} late, "
             f"{chunks.get('stale', 0)} stale, {sum(rejected.values())} rejected"
             + (f" ({reasons})" if reasons else ""))  # fmt: skip
+
+
+def _worker(name: str, worker: Mapping[str, Any]) -> str:
+    text = name if worker.get("up") else f"{name} DOWN ({worker.get('last_error')})"
+    restarts = worker.get("restarts")
+    return text + (f" ({restarts} restarts)" if restarts else "")
 
 
 def _servo(servo: Mapping[str, Any]) -> str:

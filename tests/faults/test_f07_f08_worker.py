@@ -20,17 +20,18 @@ import pytest
 
 from tests import daemons, faulty_worker, simulator
 from tests.daemons import wait_for
+from tests.survival import Survival
 from vlad import config as configuration
 from vlad.build.command import main as build
 from vlad.daemon import Daemon
 from vlad.errors import Refused
 from vlad.policy_loading import onnx_policy
+from vlad.servo import now_ns
 from vlad.wire_witness import judge
 
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = ROOT / "assets/sweep"
-TIME_LIMIT_MS = 900  # a machine that other work shares takes its turn of a call
-BOUND_MS = 700
+BOUND_MS, TIME_LIMIT_MS = 1500, 2000  # three times the least: this machine itself stands still for 0.6 s
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ GARBAGE = [("context", "shape"), ("expert", "stale"), ("vision", "nan"), ("prefi
 @pytest.mark.fault(8)
 @pytest.mark.parametrize(("kind", "faults"), [("crash", CRASHES), ("garbage", GARBAGE)], ids=["crash", "garbage"])
 def test_f08_a_lost_worker_holds_is_restarted_and_the_arm_goes_on_when_told(
-    rig: Rig, kind: str, faults: list[tuple[str, str]]
+    rig: Rig, survival: Survival, kind: str, faults: list[tuple[str, str]]
 ) -> None:
     for n, (block, fault) in enumerate(faults):
         rig.engage()
@@ -154,24 +155,28 @@ def test_f08_a_lost_worker_holds_is_restarted_and_the_arm_goes_on_when_told(
         assert rig.status()["mode"] == "holding", "cleared to holding, not to motion"
     rig.engage()
     assert rig.daemon.servo.report()["faults"][8][3] == len(faults), "each counted once"
+    survival(8, clock="machine", note=f"{kind} in all four blocks: held, restarted, engaged again")
 
 
 @pytest.mark.fault(7)
 @pytest.mark.parametrize(("block", "fault"), [("expert", "hang"), ("vision", "hang_in_c")])
 def test_f07_a_hung_worker_holds_at_the_heartbeats_bound_and_the_stage_comes_back(
-    rig: Rig, block: str, fault: str
+    rig: Rig, survival: Survival, block: str, fault: str
 ) -> None:
     rig.engage()
+    before = rig.daemon.servo.report()["faults"][7][3]
     rig.order(block, fault)
+    taken_ns = now_ns()
     wait_for(lambda: "inference_hung" in rig.faults(), 10)
     rig.held()
     wait_for(lambda: len(rig.events()) == 2, 60)
     assert [(e["block"], e["change"], e["kind"]) for e in rig.events()] == [
         (block, "lost", "hang"), (block, "up", "hang")]  # fmt: skip
-    fault_events = [e for e in rig.events("fault") if e["name"] == "inference_hung"]
-    assert fault_events[0]["active"]
+    raised = [e for e in rig.events("fault") if e["name"] == "inference_hung" and e["active"]]
+    held_ms = (raised[-1]["t_ns"] - taken_ns) / 1e6
+    survival(7, clock="machine", note=f"stage bound {BOUND_MS} ms: held {held_ms:.0f} ms after the call began")
     assert "inference_failed" not in {e["name"] for e in rig.events("fault")}, "a hang is not an error"
-    assert rig.daemon.servo.report()["faults"][7][3] == 1, "counted once"
+    assert rig.daemon.servo.report()["faults"][7][3] == before + 1, "counted once"
     rig.cleared()
     rig.engage()
 
@@ -286,7 +291,7 @@ daemon.run()
 
 @pytest.mark.fault(7)
 def test_f07_a_call_in_the_process_that_nothing_ends_holds_and_then_aborts(
-    sim: simulator.Simulator, tmp_path: Path
+    sim: simulator.Simulator, tmp_path: Path, survival: Survival
 ) -> None:
     sim.command("clear_all")
     config = daemons.config_for(sim, tmp_path, edit=patient)
@@ -302,5 +307,6 @@ def test_f07_a_call_in_the_process_that_nothing_ends_holds_and_then_aborts(
     assert modes.count("holding") > 40
     assert "sample" in ended.stderr, "the stacks say where"
     assert time.monotonic() - started > 5
+    survival(7, clock="machine", note=f"in the daemon: {modes.count('holding')} looks at a held arm, then abort()")
     verdict = judge(sim.record, configuration.load(config.path).joints, 0.01)
     assert list(verdict.violations) == []

@@ -69,6 +69,12 @@ def test_status_in_words(served: Served, capsys: pytest.CaptureFixture[str]) -> 
         assert part in out
 
 
+def test_status_text_names_the_workers_and_what_is_wrong_with_one() -> None:
+    workers = {"vision": {"up": True, "restarts": 2}, "expert": {"up": False, "restarts": 0, "last_error": "it died"}}
+    text = status_text({"mode": "holding", "workers": workers}, 0, False)
+    assert "workers      vision (2 restarts), expert DOWN (it died)\n" in text
+
+
 def test_status_text_of_an_empty_and_a_coloured_status() -> None:
     assert "engageable   yes" in status_text({"mode": "ready"}, 0, False)
     text = status_text({**STATUS, "mode": "faulted"}, 3_500_000_000, True)
