@@ -16,6 +16,10 @@ struct vlad_arm_state {
     int32_t voltage_mv[VLAD_MAX_JOINTS];
     int32_t temperature_c[VLAD_MAX_JOINTS];
     uint8_t status[VLAD_MAX_JOINTS];           /* the servo's error byte, never discarded */
+    int64_t goal_nu[VLAD_MAX_JOINTS];          /* what its goal register holds */
+    uint32_t powered;                          /* bit j: its torque is on */
+    uint32_t limited;                          /* bit j: its torque limit is not what was last asked */
+    int32_t limit_permille[VLAD_MAX_JOINTS];   /* of what it is configured for */
 };
 
 /* Error byte of a STS3215 status packet (register 65 has the same bits). */
@@ -38,6 +42,9 @@ struct vlad_arm_ops {
      * present pose, from the loop): a servo that gets torque drives to whatever its goal register
      * holds, which may be anything. Turning it off ignores goal_nu. */
     int (*torque)(void *arm, int64_t deadline_ns, uint32_t mask, bool on, const int64_t *goal_nu);
+    /* Torque limits of the joints in `mask`, permille of what each is configured for. Neither
+     * acknowledged nor read back here: see `limited`. 0 or -errno. */
+    int (*limit)(void *arm, int64_t deadline_ns, uint32_t mask, const int32_t *permille);
     int64_t (*now_ns)(void *arm); /* the clock the deadlines refer to */
 };
 

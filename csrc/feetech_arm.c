@@ -3,7 +3,11 @@
 #include <errno.h>  /* EINVAL */
 #include <string.h> /* memcmp, memset */
 
-enum { FEEDBACK_BYTES = VLAD_REG_TEMPERATURE - VLAD_REG_PRESENT_POSITION + 1 };
+enum {
+    FEEDBACK = VLAD_REG_TORQUE_ENABLE, /* and not from the position on: a servo that lost its power,
+                                          or a goal that did not arrive, must show at once */
+    FEEDBACK_BYTES = VLAD_REG_TEMPERATURE - FEEDBACK + 1
+};
 
 static int64_t now_ns(void *self)
 {
@@ -17,20 +21,34 @@ static int64_t bounded(struct vlad_feetech_arm *arm, int64_t deadline_ns, int64_
     return limit < deadline_ns ? limit : deadline_ns;
 }
 
+/* A register of two bytes in a reply to the feedback request. */
+static int32_t value(const struct vlad_feetech_reply *reply, int address, int sign_bit)
+{
+    return vlad_feetech_signed(vlad_feetech_u16(reply->data + (address - FEEDBACK)), sign_bit);
+}
+
 static void take(struct vlad_feetech_arm *arm, int j, const struct vlad_feetech_reply *reply)
 {
     const struct vlad_feetech_scale *scale = &arm->joint[j].scale;
     struct vlad_arm_state *last = &arm->last;
-    const uint8_t *d = reply->data;
+    uint32_t bit = 1u << j;
     last->position_nu[j] =
-        vlad_feetech_ticks_to_nu(scale, vlad_feetech_signed(vlad_feetech_u16(d), 15));
+        vlad_feetech_ticks_to_nu(scale, value(reply, VLAD_REG_PRESENT_POSITION, 15));
     last->velocity_nu_s[j] =
-        vlad_feetech_velocity_nu_s(scale, vlad_feetech_signed(vlad_feetech_u16(d + 2), 15));
-    last->load_permille[j] =
-        scale->direction * vlad_feetech_signed(vlad_feetech_u16(d + 4), 10);
-    last->voltage_mv[j] = 100 * d[6];
-    last->temperature_c[j] = d[7];
+        vlad_feetech_velocity_nu_s(scale, value(reply, VLAD_REG_PRESENT_VELOCITY, 15));
+    last->load_permille[j] = scale->direction * value(reply, VLAD_REG_PRESENT_LOAD, 10);
+    last->goal_nu[j] = vlad_feetech_ticks_to_nu(scale, value(reply, VLAD_REG_GOAL_POSITION, 15));
+    last->voltage_mv[j] = 100 * reply->data[VLAD_REG_VOLTAGE - FEEDBACK];
+    last->temperature_c[j] = reply->data[VLAD_REG_TEMPERATURE - FEEDBACK];
     last->status[j] = reply->status;
+    last->powered &= ~bit;
+    last->limited &= ~bit;
+    if (reply->data[VLAD_REG_TORQUE_ENABLE - FEEDBACK] != 0)
+        last->powered |= bit;
+    int32_t limit = value(reply, VLAD_REG_TORQUE_LIMIT, 15);
+    last->limit_permille[j] = limit * 1000 / arm->joint[j].max_torque_permille;
+    if (arm->asked_limit[j] >= 0 && limit != arm->asked_limit[j])
+        last->limited |= bit;
 }
 
 static int arm_read(void *self, int64_t deadline_ns, struct vlad_arm_state *state)
@@ -38,7 +56,7 @@ static int arm_read(void *self, int64_t deadline_ns, struct vlad_arm_state *stat
     struct vlad_feetech_arm *arm = self;
     uint32_t answered;
     int rc = vlad_serial_sync_read(&arm->bus, arm->ids, arm->n_joints,
-                                   VLAD_REG_PRESENT_POSITION, FEEDBACK_BYTES,
+                                   FEEDBACK, FEEDBACK_BYTES,
                                    bounded(arm, deadline_ns, arm->read_budget_ns),
                                    arm->replies, &answered);
     /* -EAGAIN: the request could not be sent in time, so nobody was asked and nobody answered. */
@@ -153,10 +171,36 @@ static int arm_torque(void *self, int64_t deadline_ns, uint32_t mask, bool on,
     return rc;
 }
 
+static int arm_limit(void *self, int64_t deadline_ns, uint32_t mask, const int32_t *permille)
+{
+    struct vlad_feetech_arm *arm = self;
+    struct selection selection = {.n = 0};
+    if (mask >> arm->n_joints != 0)
+        return -EINVAL;
+    for (int j = 0; j < arm->n_joints; j++) {
+        if (!(mask >> j & 1))
+            continue;
+        int32_t limit = arm->joint[j].max_torque_permille * permille[j] / 1000;
+        if (permille[j] < 0 || permille[j] > 1000)
+            return -EINVAL;
+        arm->asked_limit[j] = limit;
+        selection.ids[selection.n] = arm->ids[j];
+        selection.data[2 * selection.n] = (uint8_t)limit;
+        selection.data[2 * selection.n + 1] = (uint8_t)(limit >> 8);
+        selection.n++;
+    }
+    if (selection.n == 0)
+        return 0;
+    return vlad_serial_sync_write(&arm->bus, selection.ids, selection.n, VLAD_REG_TORQUE_LIMIT,
+                                  selection.data, 2,
+                                  bounded(arm, deadline_ns, arm->write_budget_ns));
+}
+
 const struct vlad_arm_ops vlad_feetech_arm_ops = {
     .read = arm_read,
     .write = arm_write,
     .torque = arm_torque,
+    .limit = arm_limit,
     .now_ns = now_ns,
 };
 
@@ -169,12 +213,16 @@ static int take_joints(struct vlad_feetech_arm *arm, const struct vlad_feetech_j
     memset(arm, 0, sizeof *arm);
     for (int j = 0; j < n_joints; j++) {
         const struct vlad_feetech_scale *scale = &joints[j].scale;
-        if (joints[j].id > VLAD_FEETECH_MAX_ID || scale->ticks_per <= 0 || scale->nu_per <= 0)
+        if (joints[j].id > VLAD_FEETECH_MAX_ID || scale->ticks_per <= 0 || scale->nu_per <= 0 ||
+            joints[j].max_torque_permille > 1000)
             return -EINVAL;
         for (int k = 0; k < j; k++)
             if (arm->ids[k] == joints[j].id)
                 return -EINVAL;
         arm->joint[j] = joints[j];
+        if (joints[j].max_torque_permille == 0)
+            arm->joint[j].max_torque_permille = 1000;
+        arm->asked_limit[j] = -1;
         arm->ids[j] = joints[j].id;
     }
     arm->n_joints = n_joints;

@@ -84,6 +84,8 @@ static void note_decision(const struct vlad_servo *servo, struct vlad_flight_tic
     tick->reaction[0] = (uint8_t)now->reaction;
     tick->torque_on[0] = servo->torque_on;
     tick->parking[0] = servo->parking;
+    tick->letting_down[0] = servo->easing_since_ns != 0;
+    tick->lying[0] = now->lying;
     tick->at_rest[0] = servo->at_rest;
     tick->overdue[0] = servo->overdue;
     tick->bus_up[0] = servo->ops != NULL;

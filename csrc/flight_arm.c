@@ -14,6 +14,10 @@ static void note_reading(struct vlad_flight_tick *tick, const struct vlad_arm_st
     memcpy(tick->voltage_mv, state->voltage_mv, sizeof tick->voltage_mv);
     memcpy(tick->temperature_c, state->temperature_c, sizeof tick->temperature_c);
     memcpy(tick->status, state->status, sizeof tick->status);
+    memcpy(tick->register_nu, state->goal_nu, sizeof tick->register_nu);
+    memcpy(tick->limit_permille, state->limit_permille, sizeof tick->limit_permille);
+    tick->has_torque[0] = state->powered;
+    tick->limited[0] = state->limited;
 }
 
 static int read_arm(void *ctx, int64_t deadline_ns, struct vlad_arm_state *state)
@@ -48,6 +52,16 @@ static int torque_arm(void *ctx, int64_t deadline_ns, uint32_t mask, bool on,
     return flight->tick.torque_rc[0];
 }
 
+static int limit_arm(void *ctx, int64_t deadline_ns, uint32_t mask, const int32_t *permille)
+{
+    struct vlad_flight *flight = ctx;
+
+    flight->tick.limit_mask[0] = mask;
+    memcpy(flight->tick.sent_limit, permille, sizeof flight->tick.sent_limit);
+    flight->tick.limit_rc[0] = flight->ops->limit(flight->arm, deadline_ns, mask, permille);
+    return flight->tick.limit_rc[0];
+}
+
 static int64_t now_arm(void *ctx)
 {
     struct vlad_flight *flight = ctx;
@@ -59,8 +73,9 @@ static int64_t now_arm(void *ctx)
 }
 
 const struct vlad_arm_ops vlad_flight_arm_ops = {
-    .read = read_arm, .write = write_arm, .torque = torque_arm, .now_ns = now_arm
+    .read = read_arm, .write = write_arm, .torque = torque_arm, .limit = limit_arm,
+    .now_ns = now_arm
 };
 
-_Static_assert(sizeof vlad_flight_arm_ops == 4 * sizeof(void (*)(void)),
+_Static_assert(sizeof vlad_flight_arm_ops == 5 * sizeof(void (*)(void)),
                "an operation of the arm that is not recorded cannot be replayed");

@@ -55,6 +55,10 @@ enum vlad_flight_role {
     F(int32_t, load_permille, VLAD_MAX_JOINTS, ANY, IN)                                          \
     F(int32_t, voltage_mv, VLAD_MAX_JOINTS, ANY, IN)                                             \
     F(int32_t, temperature_c, VLAD_MAX_JOINTS, ANY, IN)                                          \
+    F(int64_t, register_nu, VLAD_MAX_JOINTS, NU, IN) /* goals, as read back */                   \
+    F(int32_t, limit_permille, VLAD_MAX_JOINTS, ANY, IN)                                         \
+    F(uint32_t, has_torque, 1, ANY, IN)                                                          \
+    F(uint32_t, limited, 1, ANY, IN)                                                             \
     F(uint32_t, answered, 1, ANY, IN)                                                            \
     F(uint32_t, corrupt, 1, ANY, IN)                                                             \
     F(uint32_t, requests, 1, ANY, IN)                                                            \
@@ -63,6 +67,7 @@ enum vlad_flight_role {
     F(int32_t, read_rc, 1, ANY, IN)                                                              \
     F(int32_t, write_rc, 1, ANY, IN)                                                             \
     F(int32_t, torque_rc, 1, ANY, IN)                                                            \
+    F(int32_t, limit_rc, 1, ANY, IN)                                                             \
     F(uint8_t, status, VLAD_MAX_JOINTS, ANY, IN)                                                 \
     F(uint8_t, realtime, 1, FLAG, IN)                                                            \
     F(uint8_t, adopted, 1, FLAG, IN)                                                             \
@@ -78,6 +83,10 @@ enum vlad_flight_role {
     F(uint8_t, overdue, 1, FLAG, OUT)                                                            \
     F(uint8_t, bus_up, 1, FLAG, OUT)                                                             \
     F(uint32_t, power_mask, 1, ANY, OUT)                                                         \
+    F(uint32_t, limit_mask, 1, ANY, OUT)                                                         \
+    F(int32_t, sent_limit, VLAD_MAX_JOINTS, ANY, OUT) /* permille, handed to the arm */          \
+    F(uint32_t, lying, 1, ANY, OUT)                                                              \
+    F(uint8_t, letting_down, 1, FLAG, OUT)                                                       \
     F(int32_t, queue_depth, 1, ANY, OUT)                                                         \
     F(int32_t, starved_cause, 1, STARVE, OUT)                                                    \
     F(uint64_t, active, 1, ANY, OUT)                                                             \
@@ -160,6 +169,40 @@ struct vlad_flight_timing { VLAD_FLIGHT_TIMING_FIELDS(VLAD_FLIGHT_MEMBER) };
     F(int32_t, voltage_mv, now.arm.voltage_mv, VLAD_MAX_JOINTS, ANY)                             \
     F(int32_t, temperature_c, now.arm.temperature_c, VLAD_MAX_JOINTS, ANY)                       \
     F(uint8_t, status, now.arm.status, VLAD_MAX_JOINTS, ANY)                                     \
+    F(int64_t, register_nu, now.arm.goal_nu, VLAD_MAX_JOINTS, NU)                                \
+    F(int32_t, found_limit, now.arm.limit_permille, VLAD_MAX_JOINTS, ANY)                        \
+    F(uint32_t, has_torque, now.arm.powered, 1, ANY)                                             \
+    F(uint32_t, limited, now.arm.limited, 1, ANY)                                                \
+    F(int64_t, supply_mv, now.supply_mv, 1, RUN)                                                 \
+    F(uint32_t, lying, now.lying, 1, ANY)                                                        \
+    F(int32_t, limit_permille, now.limit_permille, VLAD_MAX_JOINTS, ANY)                         \
+    F(uint64_t, answers, watch.answers, VLAD_MAX_JOINTS, COUNT)                                  \
+    F(int32_t, recent_c, watch.temperature_c, VLAD_MAX_JOINTS * VLAD_RECENT, ANY)                \
+    F(int32_t, recent_mv, watch.voltage_mv, VLAD_MAX_JOINTS * VLAD_RECENT, ANY)                  \
+    F(int64_t, last_nu, watch.position_nu, VLAD_MAX_JOINTS, NU)                                  \
+    F(int64_t, asked_ns, watch.asked_ns, VLAD_MAX_JOINTS, NS)                                    \
+    F(int64_t, jumped_nu, watch.jumped_nu, VLAD_MAX_JOINTS, SUM)                                 \
+    F(int64_t, doubt_since_ns, watch.doubt_since_ns, VLAD_MAX_JOINTS, NS)                        \
+    F(int64_t, astray_since_ns, watch.astray_since_ns, VLAD_MAX_JOINTS, NS)                      \
+    F(int32_t, unpowered, watch.unpowered, VLAD_MAX_JOINTS, RUN)                                 \
+    F(int32_t, goal_lost, watch.goal_lost, VLAD_MAX_JOINTS, RUN)                                 \
+    F(uint64_t, sag_n, sag.n, 1, COUNT)                                                          \
+    F(int64_t, sag_t_ns, sag.t_ns, VLAD_SAG_TICKS, NS)                                           \
+    F(int64_t, sag_mv, sag.mean_mv, VLAD_SAG_TICKS, RUN)                                         \
+    F(int32_t, sag_run, sag.run, 1, RUN)                                                         \
+    F(int64_t, replies_slot, replies.slot, 1, NS)                                                \
+    F(uint32_t, replies_bad, replies.bad, VLAD_RATE_SLOTS, RUN)                                  \
+    F(uint32_t, replies_all, replies.all, VLAD_RATE_SLOTS, RUN)                                  \
+    F(int64_t, wakes_slot, wakes.slot, 1, NS)                                                    \
+    F(uint32_t, wakes_bad, wakes.bad, VLAD_RATE_SLOTS, RUN)                                      \
+    F(uint32_t, wakes_all, wakes.all, VLAD_RATE_SLOTS, RUN)                                      \
+    F(int32_t, overruns_run, overruns_run, 1, RUN)                                               \
+    F(uint8_t, wrote, wrote, 1, FLAG)                                                            \
+    F(uint32_t, yielding, yielding, 1, ANY)                                                      \
+    F(int64_t, yield_nu, yield_nu, VLAD_MAX_JOINTS, NU)                                          \
+    F(int64_t, easing_since_ns, easing_since_ns, 1, NS)                                          \
+    F(uint32_t, limits_due, limits_due, 1, ANY)                                                  \
+    F(int32_t, limit_tries, limit_tries, 1, RUN)                                                 \
     F(uint32_t, mode, mode, 1, MODE)                                                             \
     F(uint8_t, torque_on, torque_on, 1, FLAG)                                                    \
     F(uint8_t, torque_wanted, torque_wanted, 1, FLAG)                                            \

@@ -7,7 +7,7 @@
 #include "servo_parts.h"
 
 /* Only the loop itself pulses this: a replay must come to it by itself. */
-#define LOOPS_OWN BIT(VLAD_F_SHORT_WRITE)
+#define LOOPS_OWN BIT(VLAD_F_SERVO_SILENT)
 
 static int read_arm(void *ctx, int64_t deadline_ns, struct vlad_arm_state *state)
 {
@@ -23,6 +23,10 @@ static int read_arm(void *ctx, int64_t deadline_ns, struct vlad_arm_state *state
     memcpy(state->voltage_mv, tick->voltage_mv, sizeof state->voltage_mv);
     memcpy(state->temperature_c, tick->temperature_c, sizeof state->temperature_c);
     memcpy(state->status, tick->status, sizeof state->status);
+    memcpy(state->goal_nu, tick->register_nu, sizeof state->goal_nu);
+    memcpy(state->limit_permille, tick->limit_permille, sizeof state->limit_permille);
+    state->powered = tick->has_torque[0];
+    state->limited = tick->limited[0];
     return tick->read_rc[0];
 }
 
@@ -43,6 +47,14 @@ static int torque_arm(void *ctx, int64_t deadline_ns, uint32_t mask, bool on,
     return ((struct vlad_flight_replay *)ctx)->tick->torque_rc[0];
 }
 
+static int limit_arm(void *ctx, int64_t deadline_ns, uint32_t mask, const int32_t *permille)
+{
+    (void)deadline_ns;
+    (void)mask;
+    (void)permille;
+    return ((struct vlad_flight_replay *)ctx)->tick->limit_rc[0];
+}
+
 static int64_t now_arm(void *ctx)
 {
     struct vlad_flight_replay *replay = ctx;
@@ -54,7 +66,8 @@ static int64_t now_arm(void *ctx)
 }
 
 static const struct vlad_arm_ops recorded_arm = {
-    .read = read_arm, .write = write_arm, .torque = torque_arm, .now_ns = now_arm
+    .read = read_arm, .write = write_arm, .torque = torque_arm, .limit = limit_arm,
+    .now_ns = now_arm
 };
 
 int vlad_flight_replay_begin(struct vlad_flight_replay *replay, struct vlad_servo *servo,

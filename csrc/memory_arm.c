@@ -5,6 +5,8 @@
 
 #include "clock.h"
 
+#define NO_LOAD_RAD_S 4.7 /* of a STS3215 at 12 V */
+
 void vlad_memory_arm_init(struct vlad_memory_arm *arm, int n_joints, const int64_t *pose_nu,
                           int64_t now_ns)
 {
@@ -16,6 +18,7 @@ void vlad_memory_arm_init(struct vlad_memory_arm *arm, int n_joints, const int64
     arm->voltage_mv = 7400;
     for (int j = 0; j < n_joints; j++) {
         arm->present_nu[j] = arm->goal_nu[j] = pose_nu[j];
+        arm->limit_permille[j] = arm->asked_permille[j] = 1000;
         arm->seen_min_nu[j] = arm->seen_max_nu[j] = pose_nu[j];
     }
 }
@@ -29,7 +32,7 @@ static int64_t now_arm(void *ctx)
     return arm->now_ns;
 }
 
-/* A first-order servo: covers dt / (dt + tau) of the way to its goal. */
+/* A first-order servo: covers dt / (dt + tau) of the way to its goal, at most at its no-load speed. */
 static void move(struct vlad_memory_arm *arm)
 {
     int64_t dt = now_arm(arm) - arm->moved_ns;
@@ -37,9 +40,13 @@ static void move(struct vlad_memory_arm *arm)
     if (dt <= 0)
         return;
     for (int j = 0; j < arm->n_joints; j++)
-        if (arm->torque_mask & (1u << j))
-            arm->present_nu[j] += (int64_t)((double)(arm->goal_nu[j] - arm->present_nu[j]) *
-                                            (double)dt / (double)(dt + arm->tracking_ns));
+        if (arm->torque_mask & ~arm->blocked & (1u << j) && arm->limit_permille[j] > 0) {
+            double left = (double)(arm->goal_nu[j] - arm->present_nu[j] - arm->offset_nu[j]);
+            double way = left * (double)dt / (double)(dt + arm->tracking_ns);
+            double most = NO_LOAD_RAD_S * (double)dt;
+
+            arm->present_nu[j] += (int64_t)(way > most ? most : way < -most ? -most : way);
+        }
     arm->moved_ns = arm->now_ns;
 }
 
@@ -60,7 +67,17 @@ static int read_arm(void *ctx, int64_t deadline_ns, struct vlad_arm_state *state
     for (int j = 0; j < arm->n_joints; j++) {
         if (!(state->answered & (1u << j)))
             continue;
-        state->position_nu[j] = arm->present_nu[j];
+
+        uint32_t bit = 1u << j;
+
+        state->position_nu[j] = arm->present_nu[j] + arm->offset_nu[j];
+        state->goal_nu[j] = arm->goal_nu[j];
+        state->load_permille[j] = arm->load_permille[j];
+        state->powered = (state->powered & ~bit) | (arm->torque_mask & bit);
+        state->limited &= ~bit;
+        state->limit_permille[j] = arm->limit_permille[j];
+        if (arm->limit_permille[j] != arm->asked_permille[j])
+            state->limited |= bit;
         state->temperature_c[j] = arm->temperature_c;
         state->voltage_mv[j] = arm->voltage_mv;
         state->status[j] = arm->status[j];
@@ -92,10 +109,13 @@ static int write_arm(void *ctx, int64_t deadline_ns, const int64_t *goal_nu)
     }
     move(arm);
     arm->now_ns += arm->bus_ns / 4;
-    arm->limp_writes += arm->torque_mask != (1u << arm->n_joints) - 1;
+    arm->limp_writes += (arm->torque_mask | arm->limp) != (1u << arm->n_joints) - 1 ||
+                        arm->torque_mask == 0;
     for (int j = 0; j < arm->n_joints; j++) {
         int64_t step = goal_nu[j] - arm->goal_nu[j];
 
+        if ((arm->deaf | arm->limp) & (1u << j))
+            continue;
         if (arm->writes == 0)
             arm->first_write_nu[j] = goal_nu[j];
         moved |= step != 0;
@@ -132,11 +152,31 @@ static int torque_arm(void *ctx, int64_t deadline_ns, uint32_t mask, bool on,
     for (int j = 0; on && j < arm->n_joints; j++)
         if (mask & ~arm->torque_mask & (1u << j))
             arm->goal_nu[j] = goal_nu[j];
+    arm->limp = on ? arm->limp & ~mask : arm->limp | mask;
     arm->torque_mask = on ? arm->torque_mask | mask : arm->torque_mask & ~mask;
     arm->torque = arm->torque_mask != 0;
     return 0;
 }
 
+static int limit_arm(void *ctx, int64_t deadline_ns, uint32_t mask, const int32_t *permille)
+{
+    struct vlad_memory_arm *arm = ctx;
+    bool lost = arm->drop_limits > 0;
+
+    (void)deadline_ns;
+    if (arm->write_error)
+        return arm->write_error;
+    arm->drop_limits -= lost;
+    move(arm);
+    for (int j = 0; j < arm->n_joints; j++)
+        if (mask & (1u << j)) {
+            arm->asked_permille[j] = permille[j];
+            if (!lost)
+                arm->limit_permille[j] = permille[j];
+        }
+    return 0;
+}
+
 const struct vlad_arm_ops vlad_memory_arm_ops = {
-    .read = read_arm, .write = write_arm, .torque = torque_arm, .now_ns = now_arm
+    .read = read_arm, .write = write_arm, .torque = torque_arm, .limit = limit_arm, .now_ns = now_arm
 };

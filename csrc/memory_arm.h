@@ -16,17 +16,25 @@ struct vlad_memory_arm {
     int64_t goal_nu[VLAD_MAX_JOINTS];
     bool torque;
     uint32_t torque_mask;
+    uint32_t limp;       /* joints whose torque was switched off: like feetech_arm's, they get no goals */
     int64_t tracking_ns; /* time constant of a servo */
     int64_t moved_ns;    /* when the plant was last advanced */
     void (*watch)(void *watcher); /* after each simulated tick; NULL = nobody watches */
     void *watcher;
 
+    int32_t limit_permille[VLAD_MAX_JOINTS], asked_permille[VLAD_MAX_JOINTS];
+
     /* Faults a test sets. */
+    uint32_t blocked;                    /* joint mask: something stands in the way */
+    int64_t offset_nu[VLAD_MAX_JOINTS];  /* of the encoder: what it adds to the truth */
+    int32_t load_permille[VLAD_MAX_JOINTS];
+    uint32_t deaf;                       /* joint mask: goals do not arrive */
     uint32_t silent, corrupt;            /* joint masks */
     int read_error, write_error;         /* -errno returned while set */
     int drop_writes, refuse_torque;      /* so many end with -EAGAIN */
     uint8_t status[VLAD_MAX_JOINTS];
-    int32_t temperature_c, voltage_mv;
+    int32_t temperature_c, voltage_mv;   /* of all joints */
+    int drop_limits;                     /* so many limits do not arrive, and nobody says so */
 
     /* The judge. */
     uint64_t writes, reads;

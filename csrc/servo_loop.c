@@ -5,6 +5,11 @@
 #include "flight.h"
 #include "servo_parts.h"
 
+#define PARK_C 70           /* row 21 */
+#define OVERRUNS_WARN 3     /* row 24: in a row */
+#define OVERRUN_PERMILLE 10 /* in 10 s, of .. */
+#define OVERRUN_LEAST 100   /* .. so many ticks at least */
+
 void vlad_servo_emit(struct vlad_servo *servo, enum vlad_event_kind kind, int64_t a, int64_t b,
                      int64_t value)
 {
@@ -80,6 +85,7 @@ static void publish(struct vlad_servo *servo, enum vlad_reaction reaction, int64
     now->bus_up = servo->ops != NULL;
     now->torque_on = servo->torque_on;
     now->parking = servo->parking;
+    now->letting_down = servo->easing_since_ns != 0;
     now->realtime = servo->taken.realtime;
     now->at_rest = rest;
     now->rest_since_ns = servo->rest_since_ns;
@@ -102,6 +108,8 @@ int vlad_servo_init(struct vlad_servo *servo, const struct vlad_servo_config *co
 
     memset(servo, 0, sizeof *servo);
     servo->config = *config;
+    if (servo->config.park_c == 0)
+        servo->config.park_c = PARK_C;
     servo->now.t_ns = servo->rest_since_ns = now_ns;
     servo->at_rest = true;
     rc = vlad_trajectory_init(&servo->trajectory, &config->gate.limits, config->unit_nu,
@@ -139,6 +147,24 @@ static enum vlad_reaction judge(struct vlad_servo *servo, int64_t now_ns, const 
     return worst;
 }
 
+/* Row 24. gap_ns: how much longer than a period it is since the last tick. */
+static void check_deadline(struct vlad_servo *servo, int64_t now_ns, int64_t late_ns,
+                           int64_t gap_ns, uint8_t *own)
+{
+    int64_t hold_ns = servo->config.overrun_hold_ns, period_ns = servo->config.period_ns;
+    bool overrun = late_ns > period_ns || gap_ns >= period_ns;
+
+    servo->now.counters.late_wakes += late_ns > period_ns / 2;
+    servo->overruns_run = overrun ? servo->overruns_run + 1 : 0;
+    vlad_rate_add(&servo->wakes, now_ns, VLAD_NS_PER_S, overrun, 1);
+    if (servo->overruns_run >= OVERRUNS_WARN)
+        vlad_servo_raise(own, VLAD_F_SERVO_DEADLINE_MISSED, VLAD_WARN);
+    if (vlad_rate_above(&servo->wakes, OVERRUN_PERMILLE, OVERRUN_LEAST))
+        vlad_servo_raise(own, VLAD_F_SERVO_DEADLINE_MISSED, VLAD_SLOW);
+    if (late_ns > hold_ns || gap_ns > hold_ns)
+        vlad_servo_raise(own, VLAD_F_SERVO_DEADLINE_MISSED, VLAD_HOLD);
+}
+
 /* Requests first: whoever asks has set the refusals before. */
 static void take_words(struct vlad_servo *servo)
 {
@@ -160,8 +186,7 @@ void vlad_servo_tick(struct vlad_servo *servo, int64_t now_ns, int64_t late_ns)
     now->counters.ticks++;
     vlad_histogram_add(&now->wake, late_ns);
     vlad_watchdog_beat(&servo->watchdog, VLAD_STAGE_SERVO, now_ns);
-    if (late_ns > servo->config.overrun_hold_ns || gap_ns > servo->config.overrun_hold_ns)
-        vlad_servo_raise(own, VLAD_F_SERVO_DEADLINE_MISSED, VLAD_HOLD);
+    check_deadline(servo, now_ns, late_ns, gap_ns, own);
 
     vlad_servo_take_adoption(servo);
     vlad_flight_begin(servo, late_ns);
@@ -175,6 +200,7 @@ void vlad_servo_tick(struct vlad_servo *servo, int64_t now_ns, int64_t late_ns)
     if (servo->taken.requests)
         now->handled++;
     vlad_servo_decide(servo, servo->taken.requests, reaction);
+    servo->wrote = false;
     if (vlad_servo_next_goal(servo, now_ns) && servo->ops)
         vlad_servo_write_goals(servo, now_ns);
     vlad_servo_write_torque(servo, now_ns);

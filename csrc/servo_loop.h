@@ -19,6 +19,7 @@
 #include "action_queue.h"
 #include "arm.h"
 #include "histogram.h"
+#include "rate_window.h"
 #include "seqlock.h"
 #include "trajectory.h"
 #include "vlad.h"
@@ -78,8 +79,10 @@ struct vlad_servo_config {
     int64_t rest_nu[VLAD_MAX_JOINTS];
     int park_permille;                /* speed of PARK, of v_max */
     bool allow_non_realtime;
-    int64_t park_c;                   /* servo temperature of fault 21; 0 = status bit only */
-    int64_t min_voltage_mv;           /* below: fault 22; 0 = not checked */
+    int64_t park_c;                   /* fault 21: PARK; 5 below SLOW, 10 below WARN; 0: 70 */
+    int64_t supply_mv;                /* faults 22 and 45; 0: as found when the bus is taken over */
+    int64_t following_nu;             /* fault 14; 0 = not checked */
+    uint32_t gripper_mask;            /* joints that close on things: bounded by torque instead */
 };
 
 enum vlad_event_kind {
@@ -89,7 +92,8 @@ enum vlad_event_kind {
     VLAD_EV_GAP,      /* a = starve cause, value = duration ns: the queue is covered again */
     VLAD_EV_WIRE,     /* a = joint, b = 1 limit 2 step, value = goal nu that was not written */
     VLAD_EV_TORQUE,   /* a = mask, b = on */
-    VLAD_EV_PARKED
+    VLAD_EV_PARKED,
+    VLAD_EV_LET_DOWN  /* PARK without a sweep has begun: torque fades */
 };
 
 struct vlad_event {
@@ -104,6 +108,9 @@ struct vlad_servo_counters {
     uint64_t ticks, overruns, skipped_periods;
     uint64_t writes, dropped_writes, write_errors, wire_limit, wire_step;
     uint64_t reads, read_errors, missed[VLAD_MAX_JOINTS], corrupt[VLAD_MAX_JOINTS];
+    uint64_t goals_lost[VLAD_MAX_JOINTS];    /* ticks in which the goal register held another */
+    uint64_t encoder_jumps[VLAD_MAX_JOINTS]; /* steps that no servo can turn */
+    uint64_t late_wakes, let_down;
     uint64_t chunks, accepted, clamped, clamped_elements, tails_dropped;
     uint64_t rejected[VLAD_N_REASONS];
     uint64_t starved[VLAD_N_STARVES]; /* ticks */
@@ -118,7 +125,10 @@ struct vlad_servo_report {
     int64_t mode, reaction;      /* enums */
     uint64_t why_not;            /* mask */
     uint64_t epoch;
-    int64_t bus_up, torque_on, realtime, at_rest, rest_since_ns, parking;
+    int64_t bus_up, torque_on, realtime, at_rest, rest_since_ns, parking, letting_down;
+    int64_t supply_mv;           /* nominal voltage; 0 = not known yet */
+    uint32_t lying;              /* joints whose encoder is not believed, and which have no torque */
+    int32_t limit_permille[VLAD_MAX_JOINTS]; /* torque limits asked for */
     int64_t queue_depth, t_execution_ns, last_due_ns;
     int64_t wire_age_ns, wire_age_max_ns; /* now - t_obs of the action behind the newest goal */
     uint64_t active, latched;
@@ -139,6 +149,30 @@ struct vlad_adoption {
     void *arm;
     bool torque_on;
     int64_t command_nu[VLAD_MAX_JOINTS];
+};
+
+#define VLAD_RECENT 5     /* readings that must agree */
+#define VLAD_SAG_TICKS 16
+
+/* What the loop remembers of the joints since the bus was taken over. Arrays, so that the flight
+ * record can name each. */
+struct vlad_joint_watch {
+    uint64_t answers[VLAD_MAX_JOINTS];
+    int32_t temperature_c[VLAD_MAX_JOINTS][VLAD_RECENT]; /* rings */
+    int32_t voltage_mv[VLAD_MAX_JOINTS][VLAD_RECENT];
+    int64_t position_nu[VLAD_MAX_JOINTS];     /* newest answer .. */
+    int64_t asked_ns[VLAD_MAX_JOINTS];        /* .. and when its read began; 0 = none */
+    int64_t jumped_nu[VLAD_MAX_JOINTS];       /* sum of its impossible steps */
+    int64_t doubt_since_ns[VLAD_MAX_JOINTS];  /* of its encoder; 0 = none */
+    int64_t astray_since_ns[VLAD_MAX_JOINTS]; /* beyond the following limit; 0 = not */
+    int32_t unpowered[VLAD_MAX_JOINTS], goal_lost[VLAD_MAX_JOINTS]; /* ticks in a row */
+};
+
+/* The mean voltage of the newest ticks. */
+struct vlad_sag {
+    uint64_t n;
+    int64_t t_ns[VLAD_SAG_TICKS], mean_mv[VLAD_SAG_TICKS];
+    int32_t run; /* ticks in a row that it fell */
 };
 
 struct vlad_servo {
@@ -173,7 +207,7 @@ struct vlad_servo {
     struct vlad_servo_report now;  /* the report being built */
     enum vlad_mode mode;
     bool torque_on, parking, park_inhibited, retry, at_rest;
-    bool commanded; /* the operator has set the arm in motion since this bus was adopted */
+    bool commanded; /* the operator has set the arm in motion on this bus, and not said hold since */
     bool resumable; /* nothing has been latched since the last engagement */
     uint64_t halting; /* bit = fault id: reacts with HOLD or worse */
     bool raised;    /* in this tick one more does */
@@ -181,6 +215,16 @@ struct vlad_servo {
     int torque_repeats, torque_tries;
     bool torque_wanted;
     int write_failures;
+    bool wrote;     /* goals went out in the last tick */
+    struct vlad_joint_watch watch;
+    struct vlad_sag sag;
+    uint32_t yielding; /* joints whose goal goes back to yield_nu: row 14 */
+    int64_t yield_nu[VLAD_MAX_JOINTS];
+    int64_t easing_since_ns; /* PARK without a sweep; 0 = not */
+    uint32_t limits_due;     /* joints whose torque limit must go out */
+    int32_t limit_tries;
+    struct vlad_rate_window replies, wakes; /* rows 17 and 24 */
+    int32_t overruns_run;
     uint32_t missed_run[VLAD_MAX_JOINTS], corrupt_run[VLAD_MAX_JOINTS];
     uint32_t seen_joints;
     int64_t written_nu[VLAD_MAX_JOINTS]; /* last goal that went out, or was adopted */

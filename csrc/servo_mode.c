@@ -4,6 +4,12 @@
 #include "servo_parts.h"
 
 #define TORQUE_OFF_REPEATS 3  /* unacknowledged; torque on is read back by the arm */
+/* With one of these the arm may not be where it says, or not go where it is told: it is not swept
+ * anywhere. */
+#define UNSURE                                                                                   \
+    (BIT(VLAD_F_FOLLOWING_ERROR) | BIT(VLAD_F_SERIAL_UNPLUGGED) | BIT(VLAD_F_SHORT_WRITE) |      \
+     BIT(VLAD_F_REPLY_CORRUPT) | BIT(VLAD_F_BUS_GARBAGE) | BIT(VLAD_F_SERVO_SILENT) |            \
+     BIT(VLAD_F_SERVO_ENCODER) | BIT(VLAD_F_SERVO_SUPPLY_LOST))
 
 static bool beyond_limits(const struct vlad_servo *servo, const int64_t *pose_nu)
 {
@@ -48,6 +54,25 @@ void vlad_servo_set_torque(struct vlad_servo *servo, bool on)
     vlad_servo_emit(servo, VLAD_EV_TORQUE, (1 << servo->config.gate.limits.n_joints) - 1, on, 0);
 }
 
+void vlad_servo_limit(struct vlad_servo *servo, uint32_t mask, int32_t permille)
+{
+    for (int j = 0; j < servo->config.gate.limits.n_joints; j++)
+        if (mask >> j & 1 && permille < servo->now.limit_permille[j]) {
+            servo->now.limit_permille[j] = permille;
+            servo->limits_due |= 1u << j;
+        }
+}
+
+static void restore_limits(struct vlad_servo *servo)
+{
+    int n = servo->config.gate.limits.n_joints;
+
+    for (int j = 0; j < n; j++)
+        servo->now.limit_permille[j] = 1000;
+    servo->limits_due = (1u << n) - 1;
+    servo->limit_tries = 0;
+}
+
 static void refuse(struct vlad_servo *servo, uint32_t request, uint64_t why)
 {
     servo->now.counters.refused_requests++;
@@ -86,7 +111,10 @@ static void engage(struct vlad_servo *servo, uint32_t request, enum vlad_reactio
         return;
     }
     take_hold(servo);
+    restore_limits(servo);
     servo->commanded = servo->resumable = true;
+    servo->park_inhibited = false;
+    servo->yielding = 0;
     servo->now.epoch++;
     servo->now.counters.engagements++;
     servo->read_at_ns = INT64_MIN;
@@ -104,6 +132,7 @@ static void limp(struct vlad_servo *servo)
     /* Whatever the loop believes: some joints may have had torque when adopted. */
     vlad_servo_set_torque(servo, false);
     servo->parking = false;
+    servo->easing_since_ns = 0;
     vlad_trajectory_reset(&servo->trajectory, servo->written_nu);
     vlad_servo_enter(servo, servo->watchdog.latched ? VLAD_FAULTED : VLAD_READY);
 }
@@ -116,40 +145,68 @@ static bool moving_mode(const struct vlad_servo *servo)
 void vlad_servo_halt(struct vlad_servo *servo)
 {
     servo->parking = false;
+    servo->easing_since_ns = 0; /* the torque limit stays where it is: raised, it would pull */
     if (moving_mode(servo))
         vlad_servo_enter(servo, VLAD_STOPPING);
 }
 
-/* PARK sweeps the arm to the rest pose: an operator's hold ends it until a clear has left nothing
- * latched, and on a bus that was opened anew no fault parks before an operator moved the arm. */
+/* Whether PARK may sweep the arm to the rest pose. No fault does so before an operator has set the
+ * arm in motion on this bus, nor after he said hold: somebody may be at it. */
+static bool may_sweep(const struct vlad_servo *servo, bool asked)
+{
+    return servo->config.has_rest_pose && (asked || servo->commanded) &&
+           !(servo->halting & UNSURE) && !(servo->taken.refusals & VLAD_WHY_CALIBRATION);
+}
+
+/* Why an operator's PARK is refused; 0 = it is not. */
+static uint64_t park_refusal(const struct vlad_servo *servo, enum vlad_reaction reaction)
+{
+    bool held = reaction == VLAD_HOLD && (servo->watchdog.latched || servo->raised);
+    uint64_t why = servo->taken.refusals & VLAD_WHY_CALIBRATION; /* row 41: nobody knows where it is */
+
+    if (!servo->ops)
+        why |= VLAD_WHY_BUS;
+    if (servo->easing_since_ns)
+        why |= VLAD_WHY_MOVING;
+    if (held || servo->halting & UNSURE)
+        why |= servo->watchdog.latched ? VLAD_WHY_LATCHED : VLAD_WHY_FAULT;
+    return why;
+}
+
+/* PARK: a sweep to the rest pose and torque off there; for a fault, where that may not be, the torque
+ * fades within two seconds, because a hot motor that is merely held goes on heating. An operator's
+ * hold ends either, until a clear has left nothing latched. */
 static void park(struct vlad_servo *servo, uint32_t requests, enum vlad_reaction reaction)
 {
     bool asked = requests & VLAD_REQ_PARK;
+    uint64_t why;
 
     if ((requests & VLAD_REQ_CLEAR && !servo->watchdog.latched) || asked)
         servo->park_inhibited = false;
-    if (requests & VLAD_REQ_HOLD)
-        servo->park_inhibited = true;
-    if (!asked && (reaction != VLAD_PARK || servo->park_inhibited || !servo->commanded))
+    if (requests & VLAD_REQ_HOLD) {
+        servo->commanded = false;
+        servo->park_inhibited |= reaction == VLAD_PARK;
+    }
+    if (!asked && (reaction != VLAD_PARK || servo->park_inhibited || servo->parking ||
+                   servo->easing_since_ns))
         return;
-    if (asked && reaction == VLAD_HOLD && (servo->watchdog.latched || servo->raised)) {
-        refuse(servo, VLAD_REQ_PARK, servo->watchdog.latched ? VLAD_WHY_LATCHED : VLAD_WHY_FAULT);
+    why = park_refusal(servo, reaction);
+    if (asked && (why || !servo->config.has_rest_pose || !servo->torque_on ||
+                  !servo->torque_wanted)) {
+        refuse(servo, VLAD_REQ_PARK, why);
         return;
     }
-    if (asked && atomic_load_explicit(&servo->refusals, memory_order_acquire) &
-                     VLAD_WHY_CALIBRATION) {
-        refuse(servo, VLAD_REQ_PARK, VLAD_WHY_CALIBRATION); /* row 41: nobody knows where it is */
+    if (!servo->ops || !servo->torque_on || !servo->torque_wanted)
         return;
-    }
-    if (!servo->config.has_rest_pose || !servo->ops || !servo->torque_on ||
-        !servo->torque_wanted) {
-        if (asked)
-            refuse(servo, VLAD_REQ_PARK, servo->ops ? 0 : VLAD_WHY_BUS);
-        return;
-    }
     if (servo->mode == VLAD_STOPPING && !servo->parking && !asked)
         return; /* a fault parks only once the arm has stopped */
-    servo->parking = servo->commanded = true;
+    if (may_sweep(servo, asked)) {
+        servo->parking = servo->commanded = true;
+    } else {
+        servo->easing_since_ns = servo->now.t_ns;
+        servo->now.counters.let_down++;
+        vlad_servo_emit(servo, VLAD_EV_LET_DOWN, 0, 0, 0);
+    }
     vlad_servo_enter(servo, VLAD_STOPPING);
 }
 
@@ -167,8 +224,11 @@ static uint32_t overruled(uint32_t requests)
  * camera say; but the next fault ends that, as any latched one does. */
 static bool must_halt(const struct vlad_servo *servo, enum vlad_reaction reaction)
 {
+    if (servo->easing_since_ns)
+        return false; /* holding is over; only an operator's hold ends it */
     if (servo->parking)
-        return reaction == VLAD_HOLD && (servo->raised || servo->watchdog.latched);
+        return servo->halting & UNSURE ||
+               (reaction == VLAD_HOLD && (servo->raised || servo->watchdog.latched));
     return reaction >= VLAD_HOLD;
 }
 

@@ -1,7 +1,9 @@
 /* servo_parts.h: what the files of the servo loop share. All of it runs on the loop's thread.
  *
  *   servo_loop.c   the tick, the report, the words that cross threads
- *   servo_sense.c  the bus: adopted, given up, and what the arm's answers show
+ *   servo_sense.c  the bus: adopted, given up, read
+ *   servo_health.c heat, voltage and overload, as the servos report them
+ *   servo_truth.c  whether they are where they say, hold what they were told, and follow
  *   servo_mode.c   requests and reactions to a mode
  *   servo_wire.c   mode and queue to a goal, and the goal to the wire
  *   servo_push.c   (the producer's thread) chunks in
@@ -30,10 +32,22 @@ static inline void vlad_servo_raise(uint8_t *own, enum vlad_fault fault, enum vl
         own[fault] = (uint8_t)level;
 }
 
+/* When one read of the arm began and was done. */
+struct vlad_reading {
+    int64_t asked_ns, done_ns;
+};
+/* Rows 20 to 22 and 45. */
+void vlad_servo_check_health(struct vlad_servo *servo, uint8_t *own);
+/* Rows 14, 16 and 23; true when a servo has lost its torque by itself (row 44). */
+bool vlad_servo_check_truth(struct vlad_servo *servo, int64_t now_ns,
+                            const struct vlad_reading *reading, uint8_t *own);
+
 uint64_t vlad_servo_why_not(struct vlad_servo *servo, enum vlad_reaction reaction);
 void vlad_servo_decide(struct vlad_servo *servo, uint32_t requests, enum vlad_reaction reaction);
 void vlad_servo_halt(struct vlad_servo *servo);
 void vlad_servo_set_torque(struct vlad_servo *servo, bool on);
+/* Lowers the torque limit of the joints in `mask`, never raises it: engaging does. */
+void vlad_servo_limit(struct vlad_servo *servo, uint32_t mask, int32_t permille);
 void vlad_servo_take_pose(struct vlad_servo *servo); /* the present pose becomes the command */
 
 /* Producer thread: vlad_servo_push() with the command that it is judged against. */
@@ -48,6 +62,7 @@ int vlad_servo_set_timing(struct vlad_servo *servo, int64_t period_ns, int64_t h
 /* Moves the goal by one tick; true when there is something to write. */
 bool vlad_servo_next_goal(struct vlad_servo *servo, int64_t now_ns);
 void vlad_servo_write_goals(struct vlad_servo *servo, int64_t now_ns);
+/* Torque limits, then torque. */
 void vlad_servo_write_torque(struct vlad_servo *servo, int64_t now_ns);
 
 #endif

@@ -6,6 +6,7 @@
 
 #define WRITE_FAILURES_LOST 3 /* row 16: then as row 15 */
 #define TORQUE_TRIES 20       /* then the servos do not take it: as row 19 */
+#define EASE_NS (2 * VLAD_NS_PER_S) /* PARK without a sweep: the torque fades */
 
 /* The deadline again, where nothing can come between: judged when a timeline is first seen. */
 static bool overdue(struct vlad_servo *servo, const struct vlad_timeline *timeline, int64_t now_ns)
@@ -125,38 +126,67 @@ void vlad_servo_write_goals(struct vlad_servo *servo, int64_t now_ns)
         counters->writes++;
         servo->write_failures = 0;
         servo->retry = false;
+        servo->wrote = true;
         memcpy(servo->written_nu, goal_nu, sizeof servo->written_nu);
         return;
     }
     if (rc == -EAGAIN) { /* the same goal again next tick: the trajectory waits for the wire */
         counters->dropped_writes++;
         servo->retry = true;
-        if (++servo->write_failures < WRITE_FAILURES_LOST) {
-            vlad_watchdog_pulse(&servo->watchdog, VLAD_F_SHORT_WRITE);
-            return;
-        }
+        if (++servo->write_failures < WRITE_FAILURES_LOST)
+            return; /* told in the next tick */
     }
     counters->write_errors++;
     vlad_servo_release_bus(servo);
     vlad_watchdog_pulse(&servo->watchdog, VLAD_F_SERIAL_UNPLUGGED);
 }
 
-void vlad_servo_write_torque(struct vlad_servo *servo, int64_t now_ns)
+/* True when every joint has the torque limit that it was given, as its register shows. What did not
+ * arrive goes out again, but more torque only while engaged: later it would pull. */
+static bool write_limits(struct vlad_servo *servo, int64_t now_ns)
+{
+    uint32_t missing = servo->now.arm.limited & servo->now.arm.answered;
+    uint32_t due = (servo->limits_due | missing) & servo->seen_joints;
+
+    servo->limit_tries = missing ? servo->limit_tries + 1 : 0;
+    if (servo->limit_tries == TORQUE_TRIES)
+        vlad_watchdog_pulse(&servo->watchdog, VLAD_F_SERVO_SILENT);
+    if (!due)
+        return true;
+    for (int j = 0; j < servo->config.gate.limits.n_joints; j++)
+        if (servo->mode != VLAD_ENGAGED && due >> j & 1 &&
+            servo->now.arm.limit_permille[j] < servo->now.limit_permille[j])
+            servo->now.limit_permille[j] = servo->now.arm.limit_permille[j];
+    if (servo->ops->limit(servo->arm, now_ns + servo->config.period_ns, due,
+                          servo->now.limit_permille) == 0)
+        servo->limits_due &= ~due;
+    return false;
+}
+
+/* Row 23: a servo whose encoder lies drives to wherever that says, so it gets no torque. */
+static void cut_liars(struct vlad_servo *servo, int64_t now_ns)
+{
+    const struct vlad_arm_state *arm = &servo->now.arm;
+    uint32_t cut = servo->now.lying & (arm->powered | ~arm->answered);
+
+    if (servo->torque_on && cut)
+        servo->ops->torque(servo->arm, now_ns + servo->config.period_ns, cut, false,
+                           servo->written_nu);
+}
+
+static void write_torque(struct vlad_servo *servo, int64_t now_ns, bool limits_hold)
 {
     uint32_t all = (1u << servo->config.gate.limits.n_joints) - 1;
-    int64_t before_ns;
     bool power = servo->torque_wanted && !servo->torque_on;
     int rc = -EAGAIN;
 
-    if (servo->torque_repeats == 0 || !servo->ops)
+    if (servo->torque_repeats == 0 || (power && !limits_hold))
         return;
     if (power)
         vlad_servo_take_pose(servo); /* a limp arm may have sagged since the last try */
-    before_ns = servo->ops->now_ns(servo->arm);
     if (!power || servo->now.arm.answered == all) /* power comes with a pose of this very tick */
         rc = servo->ops->torque(servo->arm, now_ns + servo->config.period_ns, all,
                                 servo->torque_wanted, servo->written_nu);
-    servo->bus_ns += servo->ops->now_ns(servo->arm) - before_ns;
     if (rc) {
         if (++servo->torque_tries == TORQUE_TRIES) {
             servo->torque_repeats = 0;
@@ -167,6 +197,50 @@ void vlad_servo_write_torque(struct vlad_servo *servo, int64_t now_ns)
     }
     servo->torque_repeats--;
     servo->torque_on = servo->torque_wanted;
+    if (!servo->torque_on)
+        servo->now.lying = 0; /* whether it is repaired, only its operator knows: `clear` */
+}
+
+void vlad_servo_write_torque(struct vlad_servo *servo, int64_t now_ns)
+{
+    int64_t before_ns;
+    bool limits_hold;
+
+    if (!servo->ops)
+        return;
+    before_ns = servo->ops->now_ns(servo->arm);
+    limits_hold = write_limits(servo, now_ns);
+    cut_liars(servo, now_ns);
+    write_torque(servo, now_ns, limits_hold);
+    servo->bus_ns += servo->ops->now_ns(servo->arm) - before_ns;
+}
+
+/* PARK without a sweep: less torque from tick to tick, then none. */
+static void let_down(struct vlad_servo *servo, int64_t now_ns)
+{
+    int64_t left_ns = EASE_NS - (now_ns - servo->easing_since_ns);
+
+    if (left_ns > EASE_NS)
+        left_ns = EASE_NS;
+    if (left_ns > 0) {
+        vlad_servo_limit(servo, (1u << servo->config.gate.limits.n_joints) - 1,
+                         (int32_t)(left_ns * 1000 / EASE_NS));
+        return;
+    }
+    servo->easing_since_ns = 0;
+    vlad_servo_set_torque(servo, false);
+    vlad_servo_enter(servo, servo->watchdog.latched ? VLAD_FAULTED : VLAD_READY);
+}
+
+/* True when the arm has stopped and given way. */
+static bool come_to_rest(struct vlad_servo *servo)
+{
+    bool there = vlad_trajectory_yield(&servo->trajectory, servo->yielding, servo->yield_nu);
+    bool stands = vlad_trajectory_stop(&servo->trajectory) && there;
+
+    if (stands)
+        servo->yielding = 0;
+    return stands;
 }
 
 /* Moves the goal by one tick as the mode demands; true when there is something to write. */
@@ -184,8 +258,12 @@ bool vlad_servo_next_goal(struct vlad_servo *servo, int64_t now_ns)
         vlad_trajectory_advance(&servo->trajectory, target_nu, 1000);
         return true;
     case VLAD_STOPPING:
+        if (servo->easing_since_ns) {
+            let_down(servo, now_ns);
+            return false;
+        }
         if (!servo->parking) {
-            if (vlad_trajectory_stop(&servo->trajectory))
+            if (come_to_rest(servo))
                 vlad_servo_enter(servo, servo->watchdog.latched ? VLAD_FAULTED : VLAD_HOLDING);
             return true;
         }

@@ -138,6 +138,24 @@ bool vlad_trajectory_stop(struct vlad_trajectory *trajectory)
     return stands;
 }
 
+bool vlad_trajectory_yield(struct vlad_trajectory *trajectory, uint32_t mask,
+                           const int64_t *pose_nu)
+{
+    struct vlad_trajectory *t = trajectory;
+    bool there = true;
+
+    for (int j = 0; j < t->n_joints; j++) {
+        int64_t change = pose_nu[j] - t->goal_nu[j], step = t->step_nu[j];
+
+        if (!(mask >> j & 1))
+            continue;
+        t->velocity_nu[j] = 0; /* the stop adds nothing, so it stays one step */
+        t->goal_nu[j] += change > step ? step : change < -step ? -step : change;
+        there = there && t->goal_nu[j] == pose_nu[j];
+    }
+    return there;
+}
+
 bool vlad_trajectory_at_rest(const struct vlad_trajectory *trajectory)
 {
     return !trajectory->stopping && trajectory->still_ticks >= trajectory->n1 + trajectory->n2 - 1;

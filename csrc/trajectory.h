@@ -57,6 +57,12 @@ void vlad_trajectory_advance(struct vlad_trajectory *trajectory, const int64_t *
  * n1 + n2 - 1 calls, the goal has not moved in this tick and the filter has been reset there. */
 bool vlad_trajectory_stop(struct vlad_trajectory *trajectory);
 
+/* Obstacles: the goal of the joints in `mask` goes straight to pose_nu, one step a tick, whatever it
+ * moved like before. Once a tick, with vlad_trajectory_stop() right after it, which then only brakes
+ * the others. True when all are there. */
+bool vlad_trajectory_yield(struct vlad_trajectory *trajectory, uint32_t mask,
+                           const int64_t *pose_nu);
+
 /* The goal stands still and would go on doing so: nothing is left in the filter. */
 bool vlad_trajectory_at_rest(const struct vlad_trajectory *trajectory);
 

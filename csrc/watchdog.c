@@ -53,13 +53,18 @@ static bool fresh(struct vlad_watchdog *watchdog, int stage, int64_t now_ns)
     return bound == 0 || now_ns - beat <= bound;
 }
 
+/* Whether an occurrence at this level counts towards a latch by repetition. */
+static bool grave(const struct vlad_fault_row *row, enum vlad_reaction level)
+{
+    return level >= (row->reaction < VLAD_HOLD ? row->reaction : VLAD_HOLD);
+}
+
 static void occurred(struct vlad_fault_state *state, const struct vlad_fault_row *row,
                      int64_t now_ns)
 {
     unsigned n = (unsigned)row->repeat_n;
 
     state->recent_ns[state->since_clear++ % VLAD_FAULT_MAX_REPEAT] = now_ns;
-    state->count++;
     if (n > 0 && state->since_clear >= n &&
         now_ns - state->recent_ns[(state->since_clear - n) % VLAD_FAULT_MAX_REPEAT] <=
             row->repeat_window_ns)
@@ -70,6 +75,8 @@ static void occurred(struct vlad_fault_state *state, const struct vlad_fault_row
 static void update(struct vlad_fault_state *state, const struct vlad_fault_row *row,
                    int64_t now_ns, enum vlad_reaction level, bool pulsed)
 {
+    bool begins, worsens;
+
     if (level == VLAD_NONE) {
         if (state->active && now_ns - state->last_true_ns >= row->clear_after_ns)
             state->active = false;
@@ -77,6 +84,8 @@ static void update(struct vlad_fault_state *state, const struct vlad_fault_row *
     }
     if (level > row->reaction)
         level = row->reaction;
+    begins = !state->active || pulsed;
+    worsens = begins || !grave(row, state->level);
     if (!state->active && !state->latched)
         state->since_ns = now_ns;
     if (!state->active || level >= state->level ||
@@ -84,7 +93,8 @@ static void update(struct vlad_fault_state *state, const struct vlad_fault_row *
         state->level = level;
         state->level_ns = now_ns;
     }
-    if (!state->active || pulsed)
+    state->count += begins;
+    if (worsens && grave(row, level))
         occurred(state, row, now_ns);
     state->active = true;
     state->last_true_ns = now_ns;

@@ -29,7 +29,8 @@ struct vlad_fault_state {
     int64_t since_ns;      /* when it became active (kept while latched) */
     int64_t last_true_ns;  /* condition last seen */
     uint64_t count;        /* times it became active, and each further pulse */
-    uint64_t since_clear;  /* the same since the operator's last `clear`: repeat -> latch */
+    uint64_t since_clear;  /* those since the operator's last `clear` that count to repeat -> latch:
+                              what only warns is no step towards a latch, unless its row only warns */
     int64_t recent_ns[VLAD_FAULT_MAX_REPEAT]; /* ring of the newest, indexed by since_clear */
 };
 

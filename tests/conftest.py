@@ -41,7 +41,7 @@ def sweep_policy(t_obs_ns: int, state: NDArray[np.float64]) -> NDArray[np.float6
 def servo_config() -> ServoConfig:
     joints = (
         *(JointLimits(-1.9, 1.9) for _ in range(5)),
-        JointLimits(0.0, 1.0, 1.6, 26.0, 1000.0, 400_000),
+        JointLimits(0.0, 1.0, 1.6, 26.0, 1000.0, 400_000, gripper=True),
     )
     return ServoConfig(joints, PERIOD_NS, CHUNK, allow_non_realtime=True)
 

@@ -65,6 +65,7 @@ class ArmLink:
             self._servo.adopt_feetech(
                 port.fd, arm.baud, self._config.joints, found.command_nu, found.torque_mask,
                 self._config.period_ns // 2, round(self._config.servo.read_budget_ms * MS),
+                found.max_torque_permille,
             )
         except OSError as error:
             port.close()

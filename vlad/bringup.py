@@ -97,6 +97,10 @@ class BringUp:
     def torque_on(self) -> bool:
         return self.torque_mask == (1 << len(self.servos)) - 1
 
+    @property
+    def max_torque_permille(self) -> tuple[int, ...]:
+        return tuple(servo.max_torque_permille for servo in self.servos)
+
 
 def bring_up(bus: Bus, joints: Sequence[Joint], following_limit_rad: float) -> BringUp:
     """Find every servo, compare it with the calibration, configure those without torque.

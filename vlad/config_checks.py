@@ -158,10 +158,10 @@ def _check_motion(config: Config) -> None:
 
 
 def _check_bus(arm: ArmKeys, servo: ServoKeys, path: Path) -> None:
-    """Bytes of a period: request, replies of 14 bytes, goals; ten bits each."""
+    """Bytes of a period: request, replies of 30 bytes, goals; ten bits each."""
     n = len(arm.joints)
     period_ms = 1000 / servo.rate_hz
-    read_ms = (8 + n + 14 * n) * 10_000 / arm.baud
+    read_ms = (8 + n + 30 * n) * 10_000 / arm.baud
     write_ms = (8 + 3 * n) * 10_000 / arm.baud
     if read_ms + write_ms > BUS_SHARE * period_ms:
         fail(

@@ -76,11 +76,21 @@ class ArmKeys(_Table, frozen=True, kw_only=True):
     following_limit_rad: Annotated[
         float,
         _key(
-            "how far a body joint may be from its goal before the goal counts as not in force",
+            "how far a body joint may be from its goal before it counts as blocked and its goal as not "
+            "in force; half of it for a joint that bears no load",
             gt=0,
             le=1,
         ),
     ] = 0.2
+    supply_v: Annotated[
+        float | None,
+        _key(
+            "nominal supply voltage: 15 % off it holds, 25 % parks; absent: what the servos see when "
+            "their bus is taken over",
+            ge=4,
+            le=24,
+        ),
+    ] = None
 
 
 class ServoKeys(_Table, frozen=True, kw_only=True):

@@ -72,7 +72,8 @@ def servo_config(config: Config) -> ServoConfig:
     """The servo loop's configuration from the file's."""
     return ServoConfig(
         joints=tuple(
-            JointLimits(j.min, j.max, j.v_max, j.a_max, j.j_max, j.unit_nu) for j in config.joints
+            JointLimits(j.min, j.max, j.v_max, j.a_max, j.j_max, j.unit_nu, j.gripper)
+            for j in config.joints
         ),
         action_period_ns=round(1e9 / DEFAULT_RATE_HZ),
         chunk_size=DEFAULT_CHUNK,
@@ -86,6 +87,8 @@ def servo_config(config: Config) -> ServoConfig:
         rest_pose=config.rest_pose,
         park_permille=round(1000 * config.arm.park_speed),
         allow_non_realtime=config.servo.allow_non_realtime,
+        supply_mv=round(1000 * (config.arm.supply_v or 0)),
+        following_limit=config.arm.following_limit_rad,
     )
 
 

@@ -48,7 +48,7 @@ def describe(event: tuple[int, str, int, int, int], joints: tuple[str, ...]) -> 
     elif kind == "wire":
         body = {"joint": joints[a], "check": "limit" if b == 1 else "step", "goal": value / 1e9}
     elif kind == "torque":
-        body = {"on": bool(b)}
+        body = {"on": bool(b), "joints": [n for j, n in enumerate(joints) if a >> j & 1]}
     else:
         body = {}
     return {"t_ns": t_ns, "event": kind, **body}

@@ -57,11 +57,23 @@ proved in ticks, on a simulated clock. On a kernel without PREEMPT_RT they are t
 | WARN | | reported; motion goes on as far as there are good actions |
 | SLOW | | slower playback, **only with `allow_slow`**, which no configuration key grants yet: SLOW acts as WARN |
 | HOLD | 2: controlled stop, power kept | decelerate within the limits along the present direction (at most 300 ms), then hold the pose |
-| PARK | 1: controlled stop, then power off | HOLD, then slowly to the configured rest pose and torque off there; without a `rest_pose`, HOLD |
-| LIMP | 0: power off at once | torque off now, **the limb falls**: by command (`vladctl limp`); no fault in this table reacts with it |
+| PARK | 1: controlled stop, then power off | HOLD, then slowly to the configured rest pose and torque off there; where that may not be, see below |
+| LIMP | 0: power off at once | torque off now, **the limb falls**: by command (`vladctl limp`); no fault in this table reacts with it, save for the one joint of row 23 whose encoder lies |
 
 Torque-off is never the default, because the arm would fall; nor is parking, because it sweeps the
 arm through whatever stands there.
+
+A row may react by degree: WARN at first, more when it gets worse. What is in force is the worst of
+now and of the row's clear time before it; `status` and `events` name it.
+
+**When PARK is no sweep.** A fault sweeps the arm only where a `rest_pose` is configured, an operator
+has set the arm in motion on this bus and has not said `hold` since, and no row says that the arm
+may not be where it says or not go where it is told (14 to 19, 23, 44): a silent, lying, blocked or
+unpowered joint is never swept anywhere, even when PARK is the more severe reaction. Otherwise the
+arm is let down: it stops, the torque limits of all servos fade to zero within 2 s, and then torque
+is off, because a motor that is too hot and merely held goes on heating. An operator's `hold` ends
+either; the arm is then held with the torque limit that is left, until `clear`, `park` or `limp`.
+Torque limits are raised again only by engaging, and power comes on only once they are read back.
 
 ## Clearing
 

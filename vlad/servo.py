@@ -36,7 +36,10 @@ SO101_UNIT_NU = 1_533_980  # 2 pi / 4096 rad, rounded down: one STS3215 tick
 
 @dataclass(frozen=True, slots=True)
 class JointLimits:
-    """Limits of one joint in units, units/s, units/s^2, units/s^3; unit_nu: one encoder tick."""
+    """Limits of one joint in units, units/s, units/s^2, units/s^3; unit_nu: one encoder tick.
+
+    gripper: it closes on things, so it is bounded by its torque and not by a following error.
+    """
 
     min: float
     max: float
@@ -44,6 +47,7 @@ class JointLimits:
     a_max: float = 40.0
     j_max: float = 1600.0
     unit_nu: int = SO101_UNIT_NU
+    gripper: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,8 @@ class ServoConfig:
     park_permille: int = 200
     allow_non_realtime: bool = False
     park_c: int = 70
-    min_voltage_mv: int = 0
+    supply_mv: int = 0  # nominal; 0: what the servos see when their bus is taken over
+    following_limit: float = 0.2  # rad, of a joint that bears a load; half of it without
 
     @property
     def max_observation_age_ns(self) -> int:

@@ -109,9 +109,12 @@ def compose(
             **{k: counters[k] for k in (
                 "ticks", "overruns", "skipped_periods", "writes", "dropped_writes",
                 "write_errors", "wire_limit", "wire_step", "read_errors", "events_dropped",
+                "late_wakes", "let_down",
             )},
             "missed": dict(zip(joint_names, counters["missed"], strict=True)),
             "corrupt": dict(zip(joint_names, counters["corrupt"], strict=True)),
+            "goals_lost": dict(zip(joint_names, counters["goals_lost"], strict=True)),
+            "encoder_jumps": dict(zip(joint_names, counters["encoder_jumps"], strict=True)),
         },
         "execution": {
             "engaged_ticks": counters["engaged_ticks"], "covered_ticks": counters["covered_ticks"],
@@ -123,13 +126,16 @@ def compose(
         "reaction": report["reaction"],
         "arm": {
             "torque": report["torque_on"], "at_rest": report["at_rest"], "bus": report["bus_up"],
+            "parking": report["parking"], "letting_down": report["letting_down"],
+            "supply_v": report["supply_mv"] / 1000,
             "joints": {
                 name: {
                     "goal": report["goal"][j], "position": report["arm"]["position"][j],
                     "temperature_c": report["arm"]["temperature_c"][j],
                     "voltage_v": report["arm"]["voltage_mv"][j] / 1000,
                     "load": report["arm"]["load_permille"][j] / 1000,
-                    "status": report["arm"]["status"][j],
+                    "status": report["arm"]["status"][j], "lying": report["lying"][j],
+                    "torque_limit": report["limit_permille"][j] / 1000,
                 }
                 for j, name in enumerate(joint_names)
             },

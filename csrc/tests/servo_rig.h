@@ -68,14 +68,24 @@ static int judged_torque(void *ctx, int64_t deadline_ns, uint32_t mask, bool on,
     rc = vlad_memory_arm_ops.torque(&judged->memory, deadline_ns, mask, on, goal_nu);
     if (rc)
         return rc;
-    CHECK_EQ(mask, ALL);
-    judged->torque_commands++;
+    CHECK(mask == ALL || (!on && !(mask & ~rig.now.lying)));
+    judged->torque_commands += mask == ALL;
     judged->torque_on += on;
     for (int j = 0; on && !powered && j < JOINTS; j++) { /* power comes with the present pose */
-        CHECK_EQ(goal_nu[j], judged->memory.present_nu[j]);
+        CHECK_EQ(goal_nu[j], judged->memory.present_nu[j] + judged->memory.offset_nu[j]);
         judged->in_force_nu[j] = goal_nu[j];
     }
     return 0;
+}
+
+static int judged_limit(void *ctx, int64_t deadline_ns, uint32_t mask, const int32_t *permille)
+{
+    struct judged_arm *judged = ctx;
+
+    for (int j = 0; j < JOINTS; j++)
+        if (mask >> j & 1) /* raised only where an operator engages */
+            CHECK(permille[j] <= judged->memory.limit_permille[j] || rig.mode == VLAD_ENGAGED);
+    return vlad_memory_arm_ops.limit(&judged->memory, deadline_ns, mask, permille);
 }
 
 static int64_t judged_now(void *ctx)
@@ -84,7 +94,8 @@ static int64_t judged_now(void *ctx)
 }
 
 static const struct vlad_arm_ops judged_ops = {
-    .read = judged_read, .write = judged_write, .torque = judged_torque, .now_ns = judged_now
+    .read = judged_read, .write = judged_write, .torque = judged_torque, .limit = judged_limit,
+    .now_ns = judged_now
 };
 
 static inline struct vlad_servo_config rig_config(void)
@@ -97,7 +108,7 @@ static inline struct vlad_servo_config rig_config(void)
         .aggregate = VLAD_WEIGHTED_AVERAGE,
         .period_ns = TICK, .read_budget_ns = 4 * MS, .silent_ns = 50 * MS,
         .overrun_hold_ns = 50 * MS, .has_rest_pose = true, .park_permille = 200,
-        .allow_non_realtime = true, .park_c = 70, .min_voltage_mv = 6000
+        .allow_non_realtime = true, .park_c = 70, .following_nu = 200 * MILLI
     };
 
     for (int j = 0; j < JOINTS; j++) {
@@ -115,6 +126,8 @@ static inline int adopt(const int64_t *command_nu, bool torque_on)
 {
     arm.memory.torque_mask = torque_on ? ALL : 0;
     memcpy(arm.in_force_nu, command_nu, sizeof arm.in_force_nu);
+    if (torque_on) /* the command in force is what they hold */
+        memcpy(arm.memory.goal_nu, command_nu, sizeof arm.in_force_nu);
     return vlad_servo_adopt(&rig, &judged_ops, &arm, torque_on, command_nu);
 }
 

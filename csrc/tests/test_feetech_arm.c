@@ -104,8 +104,10 @@ static void test_read(void)
     CHECK_EQ(state.status[3], VLAD_STATUS_OVERLOAD | VLAD_STATUS_TEMPERATURE);
     CHECK_EQ(state.status[2], 0);
     CHECK_EQ(line.n_tx, 14);
-    CHECK_EQ(line.tx[5], 56);
-    CHECK_EQ(line.tx[6], 8);
+    CHECK_EQ(line.tx[5], 40);
+    CHECK_EQ(line.tx[6], 24);
+    CHECK_EQ(state.powered, 0x3F);
+    CHECK_EQ(state.limited, 0); /* nothing was asked */
 
     start(); /* the other direction */
     vlad_feetech_scale_body(&joints[1].scale, 0, 4094, -1);
@@ -115,6 +117,55 @@ static void test_read(void)
     CHECK_EQ(state.position_nu[1], -153398079);
     CHECK_EQ(state.velocity_nu_s[1], 15339808);
     CHECK_EQ(state.load_permille[1], 55);
+}
+
+/* What was written is read back with everything else: goals, torque and its limit. */
+static void test_read_back(void)
+{
+    const int64_t goals[6] = {0, 153398079, 0, 0, 0, 250000000};
+    int32_t permille[6] = {1000, 500, 1000, 1000, 1000, 500};
+    start();
+    joints[5].max_torque_permille = 500;
+    CHECK_EQ(vlad_feetech_arm_init_ops(&arm, &fake_ops, &line, joints, 6, read_budget_ns,
+                                       write_budget_ns), 0);
+    for (int j = 0; j < 6; j++)
+        set_u16(j, 48, j == 5 ? 500 : 1000);
+    line.registers[2][40] = 0;
+    CHECK_EQ(write_arm(goals), 0);
+    line.now_ns += VLAD_NS_PER_S;
+    CHECK_EQ(read_arm(), 0);
+    CHECK_EQ(state.powered, 0x3F & ~(1 << 2));
+    CHECK_EQ(state.goal_nu[1], 153398079);
+    CHECK_EQ(state.goal_nu[5], 250000000);
+    CHECK_EQ(state.limit_permille[0], 1000);
+    CHECK_EQ(state.limit_permille[5], 1000); /* of its own */
+
+    CHECK_EQ(vlad_feetech_arm_ops.limit(&arm, INT64_MAX, 1 << 1 | 1 << 5, permille), 0);
+    CHECK_EQ(vlad_feetech_u16(line.registers[1] + 48), 500);
+    CHECK_EQ(vlad_feetech_u16(line.registers[5] + 48), 250);
+    CHECK_EQ(vlad_feetech_u16(line.registers[0] + 48), 1000);
+    line.now_ns += VLAD_NS_PER_S;
+    CHECK_EQ(read_arm(), 0);
+    CHECK_EQ(state.limited, 0);
+    CHECK_EQ(state.limit_permille[5], 500);
+
+    permille[5] = 1000;
+    line.lose_sync_writes = 1;
+    CHECK_EQ(vlad_feetech_arm_ops.limit(&arm, INT64_MAX, 1 << 5, permille), 0);
+    line.now_ns += VLAD_NS_PER_S;
+    CHECK_EQ(read_arm(), 0);
+    CHECK_EQ(state.limited, 1 << 5);
+
+    permille[0] = 1001;
+    CHECK_EQ(vlad_feetech_arm_ops.limit(&arm, INT64_MAX, 1, permille), -EINVAL);
+    permille[0] = -1;
+    CHECK_EQ(vlad_feetech_arm_ops.limit(&arm, INT64_MAX, 1, permille), -EINVAL);
+    CHECK_EQ(vlad_feetech_arm_ops.limit(&arm, INT64_MAX, 0x40, permille), -EINVAL);
+    CHECK_EQ(vlad_feetech_arm_ops.limit(&arm, INT64_MAX, 0, permille), 0);
+    joints[5].max_torque_permille = 1001;
+    CHECK_EQ(vlad_feetech_arm_init_ops(&arm, &fake_ops, &line, joints, 6, read_budget_ns,
+                                       write_budget_ns), -EINVAL);
+    joints[5].max_torque_permille = 0;
 }
 
 /* Faults 17, 19, 44: the joints that did not answer keep their last good values. */
@@ -340,6 +391,7 @@ int main(void)
 {
     test_init();
     test_read();
+    test_read_back();
     test_read_in_part();
     test_bus_errors();
     test_write();

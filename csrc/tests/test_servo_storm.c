@@ -8,7 +8,7 @@
 static struct vlad_servo_report before;
 static int64_t velocity_nu[JOINTS];
 static int torqueless; /* ticks engaged without torque and without an excuse */
-static struct { int parked, lost, covered_gaps; } met;
+static struct { int parked, lost, covered_gaps, let_down, lies; } met;
 
 static bool one_in(int n)
 {
@@ -39,8 +39,20 @@ static void disturb(void)
         arm.memory.bus_ns = 0;
         arm.memory.temperature_c = 30;
         arm.memory.voltage_mv = 7400;
+        arm.memory.blocked = arm.memory.deaf = 0;
         memset(arm.memory.status, 0, sizeof arm.memory.status);
+        memset(arm.memory.offset_nu, 0, sizeof arm.memory.offset_nu);
     }
+    if (one_in(5000))
+        arm.memory.blocked = (uint32_t)random_in(0, ALL);
+    if (one_in(5000))
+        arm.memory.deaf = (uint32_t)random_in(0, ALL);
+    if (one_in(5000))
+        arm.memory.offset_nu[random_in(0, JOINTS - 1)] = random_in(-1000, 1000) * MILLI;
+    if (one_in(20000))
+        arm.memory.torque_mask &= (uint32_t)random_in(0, ALL);
+    if (one_in(2000))
+        arm.memory.drop_limits = (int)random_in(1, 4);
     if (one_in(500))
         arm.memory.silent = (uint32_t)random_in(0, ALL);
     if (one_in(500))
@@ -124,7 +136,22 @@ static void check_modes(uint32_t requests, uint64_t bus_commands)
         (requests & VLAD_REQ_PARK && before.torque_on) || seen.reaction >= VLAD_HOLD || seen.latched)
         CHECK(seen.mode != VLAD_ENGAGED);
     if (requests & (VLAD_REQ_HOLD | VLAD_REQ_LIMP))
-        CHECK(!seen.parking);
+        CHECK(!seen.parking && !seen.letting_down);
+    if (seen.parking) /* an arm that is not where it says is not swept */
+        CHECK(!(seen.active & (UINT64_C(1) << VLAD_F_SERVO_SILENT |
+                               UINT64_C(1) << VLAD_F_SERVO_ENCODER |
+                               UINT64_C(1) << VLAD_F_FOLLOWING_ERROR)));
+    if (seen.letting_down && before.letting_down)
+        CHECK_EQ(memcmp(seen.goal_nu, before.goal_nu, sizeof seen.goal_nu), 0);
+    for (int j = 0; j < JOINTS; j++)
+        if (seen.limit_permille[j] > before.limit_permille[j])
+            CHECK(seen.counters.engagements != before.counters.engagements ||
+                  seen.adoptions != before.adoptions);
+    if (seen.lying) {
+        CHECK(seen.mode != VLAD_ENGAGED);
+        CHECK(!seen.torque_on || !seen.bus_up ||
+              seen.active & UINT64_C(1) << VLAD_F_SERVO_ENCODER);
+    }
     if (seen.parking && seen.reaction == VLAD_HOLD) /* for a fault that was there before */
         CHECK(!seen.latched && !rig.raised);
     if (before.epoch != seen.epoch)
@@ -149,7 +176,7 @@ static void check_stop(void)
 {
     static int stopping;
     bool plain = seen.mode == VLAD_STOPPING && !seen.parking && before.mode == VLAD_STOPPING &&
-                 !before.parking && seen.counters.ticks == before.counters.ticks + 1;
+                 !before.parking && !seen.letting_down && !before.letting_down && seen.counters.ticks == before.counters.ticks + 1;
 
     for (int j = 0; j < JOINTS; j++) {
         int64_t speed_nu = rig.trajectory.velocity_nu[j];
@@ -168,10 +195,10 @@ static void check_stop(void)
 static void check_power(void)
 {
     bool excused = arm.torque_refusals > 0 || arm.memory.write_error || arm.memory.silent ||
-                   arm.memory.corrupt;
+                   arm.memory.corrupt || arm.memory.drop_limits > 0 || rig.now.arm.limited;
 
     torqueless = seen.mode == VLAD_ENGAGED && !seen.torque_on && !excused ? torqueless + 1 : 0;
-    CHECK(torqueless <= 2);
+    CHECK(torqueless <= 3); /* the limits, their register, the torque */
     if (seen.bus_up && rig.torque_repeats == 0)
         CHECK(seen.torque_on == rig.torque_wanted);
 }
@@ -192,6 +219,8 @@ int main(void)
             vlad_servo_starve(&rig, (int)random_in(-1, VLAD_N_STARVES));
         ticks(one_in(1000) ? 5 : 1);
         met.lost += before.bus_up && !seen.bus_up;
+        met.let_down += before.letting_down && !seen.torque_on;
+        met.lies += seen.lying && !before.lying;
         check_events();
         if (seen.counters.ticks == before.counters.ticks + 1)
             check_modes(requests, bus_commands);
@@ -199,6 +228,7 @@ int main(void)
         check_power();
     }
     CHECK(met.parked > 10 && met.lost > 50 && met.covered_gaps > 100);
+    CHECK(met.let_down > 10 && met.lies > 10);
     CHECK(seen.counters.engagements > 300 && seen.counters.covered_ticks > 20000);
     CHECK(seen.counters.accepted > 1000 && seen.counters.rejected[VLAD_R_LATE] > 0 &&
           seen.counters.rejected[VLAD_R_STALE] > 10 && seen.counters.rejected[VLAD_R_JUMP] > 10);

@@ -448,8 +448,54 @@ static void test_steps_in_ticks(void)
     }
 }
 
+/* Row 14: while the others brake, a blocked joint's goal goes back at one step a tick. */
+static void test_yield(void)
+{
+    struct vlad_limits limits = limits_of(3, 2 * UNIT, 40 * UNIT, 800 * UNIT);
+    int64_t far[3] = { UNIT, -UNIT, UNIT }, pose[3], before[3], step, blocked_nu[3] = { 0 };
+    int joint, n = 0;
+    bool stands = false, there = false;
+
+    CHECK_EQ(vlad_trajectory_init(&t, &limits, unit_nu, 10 * MS, &joint), 0);
+    for (int i = 0; i < 40; i++)
+        vlad_trajectory_advance(&t, far, 1000);
+    for (int j = 0; j < 3; j++)
+        pose[j] = t.goal_nu[j] - 5 * t.step_nu[j] / 2; /* behind the goal, and before it */
+    memcpy(blocked_nu, t.goal_nu, sizeof blocked_nu);
+    while (!(stands && there)) {
+        memcpy(before, t.goal_nu, sizeof before);
+        there = vlad_trajectory_yield(&t, 3, pose);
+        stands = vlad_trajectory_stop(&t);
+        for (int j = 0; j < 2; j++) {
+            step = t.goal_nu[j] - before[j];
+            CHECK(llabs(step) <= t.step_nu[j]);
+            CHECK(step <= 0);
+            CHECK_EQ(t.velocity_nu[j], 0);
+        }
+        CHECK(t.goal_nu[2] >= before[2]); /* brakes */
+        CHECK_EQ(there, n >= 2);
+        CHECK(++n <= t.n1 + t.n2);
+    }
+    CHECK_EQ(t.goal_nu[0], pose[0]);
+    CHECK_EQ(t.goal_nu[1], pose[1]);
+    CHECK(t.goal_nu[2] > blocked_nu[2]);
+    CHECK(vlad_trajectory_at_rest(&t));
+    memcpy(before, t.goal_nu, sizeof before); /* nothing is left in the filter */
+    for (int i = 0; i < 40; i++) {
+        vlad_trajectory_advance(&t, before, 1000);
+        CHECK_EQ(memcmp(t.goal_nu, before, sizeof before), 0);
+    }
+    pose[0] = t.goal_nu[0] + 3 * t.step_nu[0]; /* longer than the stop takes */
+    for (int i = 1; i <= 3; i++) {
+        CHECK_EQ(vlad_trajectory_yield(&t, 1, pose), i == 3);
+        CHECK(vlad_trajectory_stop(&t));
+    }
+    CHECK_EQ(t.goal_nu[0], pose[0]);
+}
+
 int main(void)
 {
+    test_yield();
     test_windows();
     test_init_refuses();
     test_bounds();

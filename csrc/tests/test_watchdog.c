@@ -358,8 +358,33 @@ static void test_levels(void)
     CHECK_EQ(vlad_watchdog_reaction(&dog, f), VLAD_NONE);
 }
 
+/* Row 20: what only warns is no step towards the latch; what becomes worse is one. */
+static void test_warnings_do_not_latch(void)
+{
+    enum vlad_fault f = VLAD_F_SERVO_OVERLOAD;
+    const struct vlad_fault_row *row = &vlad_fault_rows[f];
+    int64_t t = 0;
+
+    CHECK(row->reaction > VLAD_HOLD && row->repeat_n == 3);
+    vlad_watchdog_init(&dog, 0);
+    for (int i = 0; i < 10; i++, t += row->clear_after_ns) {
+        CHECK_EQ(evaluate_at(t += MS, f, VLAD_WARN), VLAD_WARN);
+        evaluate_at(t += row->clear_after_ns, f, VLAD_NONE);
+    }
+    CHECK_EQ(dog.state[f].count, 10);
+    for (int i = 1; i <= 3; i++) {
+        CHECK_EQ(evaluate_at(t += MS, f, VLAD_WARN), VLAD_WARN);
+        CHECK_EQ(evaluate_at(t += MS, f, VLAD_HOLD), i < 3 ? VLAD_HOLD : VLAD_PARK);
+        CHECK_EQ(evaluate_at(t += MS, f, VLAD_HOLD), i < 3 ? VLAD_HOLD : VLAD_PARK); /* once */
+        CHECK_EQ(dog.latched, i < 3 ? 0 : BIT(f));
+        evaluate_at(t += row->clear_after_ns, f, VLAD_NONE);
+    }
+    CHECK_EQ(dog.state[f].count, 13);
+}
+
 int main(void)
 {
+    test_warnings_do_not_latch();
     test_levels();
     test_quiet();
     test_every_row();

@@ -44,7 +44,7 @@ STOP_TICKS = 31
 CONFIG = ServoConfig(
     joints=(JointLimits(LOW, HIGH), JointLimits(LOW, HIGH)),
     action_period_ns=ACTION_NS, chunk_size=CHUNK, rest_pose=REST, allow_non_realtime=True,
-    park_c=70, min_voltage_mv=6000,
+    park_c=70, supply_mv=7400,
 )  # fmt: skip
 
 CHUNKS = ("good", "cold", "late", "stale", "jump", "beyond", "fast", "nan", "old_epoch", "shape", "future", "old_frame")

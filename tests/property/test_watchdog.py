@@ -103,12 +103,14 @@ class WatchdogModel(RuleBasedStateMachine):
             return
         if not (state.active or state.latched):
             state.since_ms = self.now_ms
-        level = min(level, row.reaction)
+        level, threshold = min(level, row.reaction), min(row.reaction, 3)
+        begins = not state.active or fault in self.pulsed
+        worsens = begins or state.level < threshold
         since_ms = self.now_ms - state.level_ms
         if not state.active or level >= state.level or since_ms >= row.clear_after_ms:
             state.level, state.level_ms = level, self.now_ms
-        if not state.active or fault in self.pulsed:
-            state.count += 1
+        state.count += begins
+        if worsens and level >= threshold:
             state.recent_ms.append(self.now_ms)
             last = state.recent_ms[-row.repeat_n :]
             if row.repeat_n and len(last) == row.repeat_n:

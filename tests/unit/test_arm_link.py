@@ -21,7 +21,8 @@ CONFIG = Path(__file__).resolve().parent.parent.parent / "configs/so101-sim.toml
 
 
 SERVOS = SimpleNamespace(command_nu=(0,) * 6, command_ticks=(2048,) * 6, torque_mask=0,
-                         calibration=(), settings=(), configured=())
+                         calibration=(), settings=(), configured=(),
+                         max_torque_permille=(1000,) * 6)
 
 
 class Port:

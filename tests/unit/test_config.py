@@ -102,7 +102,7 @@ BAD = [
     ("rate_hz = 100", "rate_ms = 10", "servo.rate_ms", "did you mean rate_hz"),
     ("rate_hz = 100", "rate_hz = 1000", "servo.rate_hz", "1 Mbaud"),
     ("rate_hz = 100", "read_budget_ms = 10", "servo.read_budget_ms", "the period of 10.00 ms"),
-    ("rate_hz = 100", "read_budget_ms = 0.5", "servo.read_budget_ms", "0.98 ms"),
+    ("rate_hz = 100", "read_budget_ms = 0.5", "servo.read_budget_ms", "1.94 ms"),
     ("rate_hz = 100", "read_budget_ms = nan", "servo.read_budget_ms", "not a finite number"),
     ("rate_hz = 100", "read_budget_ms = inf", "servo.read_budget_ms", "not a finite number"),
     ("rate_hz = 100", "read_budget_us = 400", "servo.read_budget_us", "read_budget_ms"),

@@ -17,7 +17,7 @@ def test_a_pose_has_as_many_joints_as_the_loop(servo_config: ServoConfig, n: int
     with pytest.raises(ValueError, match="joints"):
         servo.adopt_memory(arm, True, [0.0] * n)
     with pytest.raises(ValueError, match="joints"):
-        servo.adopt_feetech(0, 1_000_000, [], [0] * n, 0, MS, MS)
+        servo.adopt_feetech(0, 1_000_000, [], [0] * n, 0, MS, MS, [1000] * n)
     with pytest.raises(ValueError, match="joints"):
         Servo(replace(servo_config, rest_pose=(0.0,) * n), NOW_NS)
     with pytest.raises(ValueError, match="joints"):

@@ -103,7 +103,7 @@ class Hour:
         self.servo_config = ServoConfig(
             joints, PERIOD_NS, CHUNK, allow_non_realtime=True, rest_pose=rest,
             aggregate=rng.choice(("weighted_average", "latest_only", "average", "conservative")),
-            min_voltage_mv=rng.choice((0, 5000)),
+            supply_mv=rng.choice((0, 7400)),
         )
         timing = SchedulerConfig(
             PERIOD_NS, CHUNK, mode="sync" if rng.random() < 0.1 else "async", lookahead_ns=85_000_000,

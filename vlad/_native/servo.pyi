@@ -69,9 +69,17 @@ class MemoryArm:
         voltage_mv: int | None = None,
         bus_ns: int | None = None,
         present: Sequence[float] | None = None,
+        blocked: int | None = None,
+        offset: Sequence[float] | None = None,
+        load_permille: Sequence[int] | None = None,
+        deaf: int | None = None,
+        drop_limits: int | None = None,
+        torque_mask: int | None = None,
     ) -> None:
-        """silent, corrupt: joint bit masks. read_error, write_error: an errno, 0 = none. drop_writes,
-        refuse_torque: so many goal frames, torque commands, end with EAGAIN."""
+        """silent, corrupt, blocked (by an obstacle), deaf (to goals), torque_mask: joint bit masks.
+        read_error, write_error: an errno, 0 = none. offset: of the encoders, units. drop_limits: so
+        many writes of torque limits do not arrive. drop_writes, refuse_torque: so many goal frames,
+        torque commands, end with EAGAIN."""
     def watch(self, function: int, watcher: int) -> None:
         """Addresses of void (*)(void *watcher) and its argument: called after each simulated tick."""
     def address(self) -> int:
@@ -93,10 +101,11 @@ class Servo:
         torque_mask: int,
         write_budget_ns: int,
         read_budget_ns: int,
+        max_torque_permille: Sequence[int],
     ) -> None:
         """Hands the loop an open bus and the command in force (nano-units) that it is to adopt.
-        joints: in order, as configured. The descriptor stays the caller's. OSError EBUSY while the
-        last hand-over is not taken."""
+        joints: in order, as configured. max_torque_permille: their Max_Torque registers. The
+        descriptor stays the caller's. OSError EBUSY while the last hand-over is not taken."""
     def bus_counters(self) -> dict[str, int]:
         """Every counter of the serial bus in use, by the name csrc/serial_bus.h gives it."""
     def request(self, requests: int) -> None: ...

@@ -4,7 +4,7 @@ The shapes, units and meanings are in servo.pyi.
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from libc.stdint cimport int64_t, uint32_t, uintptr_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uintptr_t
 from libc.string cimport memset
 
 from vlad._native.gate_c cimport *
@@ -27,6 +27,7 @@ cdef extern from "feetech_arm.h" nogil:
         pass
     struct vlad_feetech_joint:
         uint8_t id
+        uint16_t max_torque_permille
         vlad_feetech_scale scale
     enum:
         VLAD_SERIAL_N_COUNTERS
@@ -60,7 +61,7 @@ STARVES = ("cold", "inference", "refused", "late", "stale", "gate", "stage", "sy
 REASONS = tuple(
     vlad_reason_name(<vlad_reason>i).decode() for i in range(VLAD_N_REASONS)
 )
-EVENTS = ("mode", "fault", "refused", "gap", "wire", "torque", "parked")
+EVENTS = ("mode", "fault", "refused", "gap", "wire", "torque", "parked", "let_down")
 WHY_NOT = {
     1 << 0: "bus", 1 << 1: "latched", 1 << 2: "fault", 1 << 3: "realtime", 1 << 4: "limits",
     1 << 5: "moving", 1 << 8: "no_policy", 1 << 9: "no_task", 1 << 10: "too_slow",
@@ -104,8 +105,9 @@ cdef class MemoryArm:
         self.c.real_time = now_ns is None
 
     def inject(self, *, silent=None, corrupt=None, read_error=None, write_error=None,
-               drop_writes=None, refuse_torque=None, status=None, temperature_c=None,
-               voltage_mv=None, bus_ns=None, present=None):
+               drop_writes=None, refuse_torque=None, status=None, temperature_c=None, voltage_mv=None,
+               bus_ns=None, present=None, blocked=None, offset=None, load_permille=None,
+               deaf=None, drop_limits=None, torque_mask=None):
         if silent is not None:
             self.c.silent = silent
         if corrupt is not None:
@@ -129,6 +131,19 @@ cdef class MemoryArm:
             self.c.bus_ns = bus_ns
         if present is not None:
             read_pose(present, self.n, self.c.present_nu, "present")
+        if blocked is not None:
+            self.c.blocked = blocked
+        if deaf is not None:
+            self.c.deaf = deaf
+        if drop_limits is not None:
+            self.c.drop_limits = drop_limits
+        if torque_mask is not None:
+            self.c.torque_mask = torque_mask
+        for j in range(self.n):
+            if offset is not None:
+                self.c.offset_nu[j] = round(offset[j] * NU)
+            if load_permille is not None:
+                self.c.load_permille[j] = load_permille[j]
 
     def watch(self, function, watcher):
         self.c.watch = <void (*)(void *) noexcept nogil><uintptr_t>function
@@ -150,6 +165,7 @@ cdef class MemoryArm:
             "present": [self.c.present_nu[j] / 1e9 for j in range(self.n)],
             "last_motion_ns": self.c.last_motion_ns, "torque_mask": self.c.torque_mask,
             "now_ns": self.c.now_ns,
+            "limit_permille": [self.c.limit_permille[j] for j in range(self.n)],
         }
 
 
@@ -201,7 +217,9 @@ cdef class Servo:
         c.park_permille = config.park_permille
         c.allow_non_realtime = config.allow_non_realtime
         c.park_c = config.park_c
-        c.min_voltage_mv = config.min_voltage_mv
+        c.supply_mv = config.supply_mv
+        c.following_nu = round(config.following_limit * NU)
+        c.gripper_mask = sum(1 << j for j, limit in enumerate(config.joints) if limit.gripper)
         rc = vlad_servo_init(self.c, &c, vlad_clock_now_ns() if now_ns is None else now_ns, &joint)
         if rc == -errno.ERANGE:
             if joint >= 0:
@@ -222,17 +240,19 @@ cdef class Servo:
         self._check(vlad_servo_adopt(self.c, &vlad_memory_arm_ops, &arm.c, torque_on, goal))
 
     def adopt_feetech(self, fd, baud, joints, command_nu, torque_mask, write_budget_ns,
-                      read_budget_ns):
+                      read_budget_ns, max_torque_permille):
         cdef vlad_feetech_joint joint[8]
         cdef int64_t goal[8]
         cdef vlad_feetech_arm *arm
-        if len(joints) != self.n or len(command_nu) != self.n:
-            raise ValueError(f"{len(joints)} joints and {len(command_nu)} goals, {self.n} are wanted")
+        if {len(joints), len(command_nu), len(max_torque_permille)} != {self.n}:
+            raise ValueError(f"{len(joints)} joints, {len(command_nu)} goals and "
+                             f"{len(max_torque_permille)} torques, {self.n} are wanted")
         self.feetech_at ^= 1
         arm = self.feetech + self.feetech_at
         memset(joint, 0, sizeof(joint))
         for j, spec in enumerate(joints):
             joint[j].id = spec.id
+            joint[j].max_torque_permille = max_torque_permille[j]
             scale = vlad_feetech_scale_gripper if spec.gripper else vlad_feetech_scale_body
             self._check(scale(&joint[j].scale, spec.calibration.range_min,
                               spec.calibration.range_max, 1))
@@ -384,6 +404,9 @@ cdef class Servo:
             "why_not": [name for bit, name in WHY_NOT.items() if r.why_not & <uint64_t>bit],
             "epoch": r.epoch, "bus_up": bool(r.bus_up), "torque_on": bool(r.torque_on),
             "realtime": bool(r.realtime), "at_rest": bool(r.at_rest), "parking": bool(r.parking),
+            "letting_down": bool(r.letting_down), "supply_mv": r.supply_mv,
+            "lying": [bool(r.lying >> j & 1) for j in range(n)],
+            "limit_permille": [r.limit_permille[j] for j in range(n)],
             "rest_since_ns": r.rest_since_ns, "queue_depth": r.queue_depth,
             "t_execution_ns": r.t_execution_ns, "wire_age_ns": r.wire_age_ns,
             "wire_age_max_ns": r.wire_age_max_ns, "faults": faults,
@@ -406,6 +429,9 @@ cdef class Servo:
                 "wire_step": k.wire_step, "reads": k.reads, "read_errors": k.read_errors,
                 "missed": [k.missed[j] for j in range(n)],
                 "corrupt": [k.corrupt[j] for j in range(n)],
+                "goals_lost": [k.goals_lost[j] for j in range(n)],
+                "encoder_jumps": [k.encoder_jumps[j] for j in range(n)],
+                "late_wakes": k.late_wakes, "let_down": k.let_down,
                 "chunks": k.chunks, "accepted": k.accepted, "clamped": k.clamped,
                 "clamped_elements": k.clamped_elements, "tails_dropped": k.tails_dropped,
                 "rejected": {REASONS[i]: k.rejected[i] for i in range(1, VLAD_N_REASONS)},

@@ -20,6 +20,9 @@ cdef extern from "arm.h" nogil:
         int32_t voltage_mv[8]
         int32_t temperature_c[8]
         uint8_t status[8]
+        int64_t goal_nu[8]
+        uint32_t powered, limited
+        int32_t limit_permille[8]
     struct vlad_arm_ops:
         pass
 
@@ -50,8 +53,12 @@ cdef extern from "memory_arm.h" nogil:
         int64_t present_nu[8]
         int64_t goal_nu[8]
         bint torque, real_time
-        uint32_t torque_mask, silent, corrupt
-        int read_error, write_error, drop_writes, refuse_torque
+        uint32_t torque_mask, silent, corrupt, blocked, deaf
+        int64_t offset_nu[8]
+        int32_t limit_permille[8]
+        int32_t asked_permille[8]
+        int32_t load_permille[8]
+        int read_error, write_error, drop_writes, refuse_torque, drop_limits
         uint8_t status[8]
         int32_t temperature_c, voltage_mv
         uint64_t writes, reads, limp_writes, writers
@@ -78,7 +85,8 @@ cdef extern from "servo_loop.h" nogil:
         int64_t rest_nu[8]
         int park_permille
         bint allow_non_realtime
-        int64_t park_c, min_voltage_mv
+        int64_t park_c, supply_mv, following_nu
+        uint32_t gripper_mask
     struct vlad_event:
         int64_t t_ns, kind, a, b, value
     struct vlad_servo_counters:
@@ -87,6 +95,9 @@ cdef extern from "servo_loop.h" nogil:
         uint64_t reads, read_errors
         uint64_t missed[8]
         uint64_t corrupt[8]
+        uint64_t goals_lost[8]
+        uint64_t encoder_jumps[8]
+        uint64_t late_wakes, let_down
         uint64_t chunks, accepted, clamped, clamped_elements, tails_dropped
         uint64_t rejected[12]
         uint64_t starved[8]
@@ -95,7 +106,10 @@ cdef extern from "servo_loop.h" nogil:
     struct vlad_servo_report:
         int64_t t_ns, mode, reaction
         uint64_t why_not, epoch
-        int64_t bus_up, torque_on, realtime, at_rest, rest_since_ns, parking
+        int64_t bus_up, torque_on, realtime, at_rest, rest_since_ns, parking, letting_down
+        int64_t supply_mv
+        uint32_t lying
+        int32_t limit_permille[8]
         int64_t queue_depth, t_execution_ns, last_due_ns, wire_age_ns, wire_age_max_ns
         uint64_t active, latched
         int64_t fault_since_ns[51]
