@@ -26,7 +26,7 @@ from vlad.capture import Capture
 from vlad.config import Config
 from vlad.disk import Disk
 from vlad.errors import Refused
-from vlad.events import Events, chunk_event, describe
+from vlad.events import Events, chunk_event, describe, refusal_event
 from vlad.faults import BY_NAME
 from vlad.flight import FlightRecorder
 from vlad.flight_file import About, about_servo
@@ -263,6 +263,8 @@ class Daemon:
     def _drain_events(self) -> None:
         while (event := self.servo.next_event()) is not None:
             self.events.add(describe(event, self.joint_names))
+        while self.inference.refusals:
+            self.events.add(refusal_event(*self.inference.refusals.popleft()))
         while self.inference.records:
             record = self.inference.records.popleft()
             self.events.add(chunk_event(record, self.joint_names))

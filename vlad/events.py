@@ -11,6 +11,7 @@ import structlog
 
 from vlad.faults import BY_ID
 from vlad.inference import ChunkRecord
+from vlad.scheduler import Refusal
 from vlad.servo import (
     CLEAR,
     ENGAGE,
@@ -73,6 +74,15 @@ def chunk_event(record: ChunkRecord, joints: tuple[str, ...]) -> dict[str, Any]:
             body |= {"joint": joints[record.joint], "action": record.action,
                      "value": record.value, "bound": record.bound}
     return body
+
+
+def refusal_event(t_ns: int, refusal: Refusal) -> dict[str, Any]:
+    """A request that was due and not made: what is left to execute, and why no rung would do."""
+    return {
+        "t_ns": t_ns, "event": "refused_admission", "t_execution_ms": refusal.t_execution_ns / MS,
+        "predicted_ms": {name: round(ns / MS, 1) for name, ns in refusal.predicted_ns.items()},
+        "lacking": dict(refusal.lacking),
+    }
 
 
 class Events:

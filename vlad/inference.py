@@ -24,7 +24,7 @@ from vlad.errors import BlockFailed
 from vlad.expert import Guidance
 from vlad.faults import BY_NAME
 from vlad.ladder import FULL, Rung
-from vlad.scheduler import LoadCheck, Request, Scheduler, SchedulerConfig, View
+from vlad.scheduler import LoadCheck, Refusal, Request, Scheduler, SchedulerConfig, View
 from vlad.servo import MS, Servo, now_ns
 from vlad.stage import Stage
 from vlad.token_cache import Encoder, Observation, TokenCache
@@ -130,6 +130,7 @@ class Inference:
         self.task: Any = None
         self.task_text: str | None = None
         self.records: deque[ChunkRecord] = deque(maxlen=4096)
+        self.refusals: deque[tuple[int, Refusal]] = deque(maxlen=4096)  # with their time
         self.retries = 0  # of failed inferences, since start
         self._retrying = False
 
@@ -185,6 +186,9 @@ class Inference:
             )
             if epoch:
                 self._servo.starve(self.scheduler.cause)
+            if self.scheduler.refusal is not None:
+                self.refusals.append((now, self.scheduler.refusal))
+                self.scheduler.refusal = None
             if request is None or frames is None:
                 return None
             return _Planned(request, loaded, cache, frames, task)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
@@ -108,6 +108,16 @@ class _Choice:
     predicted_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why no request was made although one was due: T_inference predicted of each rung that could be
+    taken, and what the others lacked."""
+
+    t_execution_ns: int
+    predicted_ns: Mapping[str, int]
+    lacking: Mapping[str, str]
+
+
 @dataclass(slots=True)
 class RungCounts:
     """Of one rung. too_slow, skipped (by what it lacked): when a request took one further down, or
@@ -141,6 +151,7 @@ class Scheduler:
         self.latency = LatencyWindow(config.window, config.quantile, config.cameras)
         self.counts = SchedulerCounts(rungs={rung.name: RungCounts() for rung in self.rungs})
         self.cause = Starve.COLD
+        self.refusal: Refusal | None = None  # the last, until whoever tells of it takes it away
         self._in_flight: Request | None = None
         self._seq = 0
         self._epoch = 0
@@ -259,17 +270,20 @@ class Scheduler:
             likely = [replace(c, predicted_ns=self.latency.likely_ns(c.rung, c.encode)) for c in able]
             tight = min(likely, key=lambda c: c.predicted_ns)
             if tight.predicted_ns + brake_ns >= t_execution_ns:
-                self._count_refused(lacking)
+                self._refuse(t_execution_ns, able, lacking)
                 return None
         self._count_passed(tight.rung, lacking)
         self.counts.tight += 1
         return tight
 
-    def _count_refused(self, lacking: dict[Rung, str]) -> None:
-        if not self._refused_since_last:  # once, not once a tick
-            self._count_passed(None, lacking)
-            self.counts.refused_admissions += 1
-            self._refused_since_last = True
+    def _refuse(self, t_execution_ns: int, able: list[_Choice], lacking: dict[Rung, str]) -> None:
+        if self._refused_since_last:
+            return  # told and counted once, not once a tick
+        self._refused_since_last = True
+        self._count_passed(None, lacking)
+        self.counts.refused_admissions += 1
+        expected = {c.rung.name: c.predicted_ns for c in able}
+        self.refusal = Refusal(t_execution_ns, expected, {r.name: why for r, why in lacking.items()})
 
     def _count_passed(self, taken: Rung | None, lacking: dict[Rung, str]) -> None:
         """The rungs above the one taken; all of them when None was."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from vlad.events import refusal_event
 from vlad.ladder import FULL, Prerequisite, Rung, Vision, parse_ladder, parse_rung
 from vlad.latency import OWN_ENOUGH, LatencyWindow
 from vlad.scheduler import Request, Scheduler, SchedulerConfig, Starve, View
@@ -179,10 +180,22 @@ def test_below_the_last_rung_nothing_is_asked_and_the_cause_is_known() -> None:
     assert made.cause is Starve.REFUSED
     assert made.counts.refused_admissions == 1, "counted once, not once a tick"
     assert [made.counts.rungs[r.name].too_slow for r in made.rungs] == [1, 1, 1, 1]
+    assert made.refusal is not None
+    assert made.refusal.t_execution_ns == 100 * MS
+    assert made.refusal.predicted_ns == {rung.name: ns for rung, (ns,) in COSTS.items()}
     cold = made.plan(View(T0 + MS, T0 + MS, 1, True, None), ALL)
     assert cold is not None
     assert cold.cold
     assert cold.rung == FULL, "a cold start sees everything"
+
+
+def test_a_refusal_names_what_each_rung_lacked() -> None:
+    made = scheduler()
+    assert ask(made, 100 * MS, NONE) is None
+    event = refusal_event(T0, made.refusal)
+    assert event["event"] == "refused_admission"
+    assert (event["t_execution_ms"], event["predicted_ms"]) == (100, {"full": 400, "steps:4": 300})
+    assert event["lacking"] == {"reuse": "all_changed", "state_only": "tokens_too_old"}
 
 
 def test_a_spike_in_a_young_window_stops_no_arm_that_arrives_as_a_rule() -> None:
