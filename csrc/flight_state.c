@@ -19,6 +19,8 @@
     memcpy(&servo->path, state->name, sizeof state->name);
 
 VLAD_FLIGHT_STATE_FIELDS(SAME_SIZE)
+_Static_assert(sizeof(struct vlad_fault_state) == (7 + VLAD_FAULT_MAX_REPEAT) * 8,
+               "a new member of it belongs into VLAD_FLIGHT_STATE_EXTRA, and below");
 
 const struct vlad_flight_field vlad_flight_state_fields[] = {
     VLAD_FLIGHT_STATE_FIELDS(FIELD) VLAD_FLIGHT_STATE_EXTRA(EXTRA) { .name = NULL }
