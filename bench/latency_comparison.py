@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bench.latency_traces import S, Trace, traces
 from vlad.ladder import FULL, Rung, Vision, parse_ladder
-from vlad.scheduler import Scheduler, SchedulerConfig
+from vlad.scheduler import Request, Scheduler, SchedulerConfig
 from vlad.servo import CLEAR, MS, JointLimits, ServoConfig
 from vlad.simulation import Arrival, Simulation
 
@@ -46,10 +46,10 @@ WAYS: dict[str, dict[str, object]] = {
 }
 
 
-def cost_ns(full_ns: int, rung: Rung, encoded: int) -> int:
+def cost_ns(full_ns: int, rung: Rung, encoded: int, vision: float = VISION) -> int:
     """What a pass costs at nominal speed."""
     prefix = STATE if rung.vision is Vision.NONE else PREFILL
-    return round(full_ns * (VISION * encoded / CAMERAS + prefix + STEP * (rung.steps or 10)))
+    return round(full_ns * (vision * encoded / CAMERAS + prefix + STEP * (rung.steps or 10)))
 
 
 def circle(t_obs_ns: int, state: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -105,8 +105,11 @@ class _Witness:
         self._last_due_ns = max(self._last_due_ns, begins_ns + (CHUNK - 1) * PERIOD_NS)
 
 
-def run(trace: Trace, way: str, full_ms: float = FULL_MS) -> Outcome:
-    """One way of asking on one trace, from engage to its end."""
+def run(
+    trace: Trace, way: str, full_ms: float = FULL_MS, vision_slowdown: Callable[[float], float] = lambda t_s: 1.0
+) -> Outcome:
+    """One way of asking on one trace, from engage to its end. vision_slowdown: of the block that
+    encodes cameras alone, as when an accelerator throttles, by time."""
     joints = (*(JointLimits(-1.9, 1.9) for _ in range(5)), JointLimits(0.0, 1.0, 1.6, 26.0, 1000.0, 400_000))
     servo = ServoConfig(joints, PERIOD_NS, CHUNK, allow_non_realtime=True)
     config = SchedulerConfig(
@@ -114,9 +117,14 @@ def run(trace: Trace, way: str, full_ms: float = FULL_MS) -> Outcome:
     )
     full_ns, start_ns = round(full_ms * MS), 1_000_000 * MS
     outcome = Outcome(trace.name, way)
+
+    def latency_ns(request: Request) -> int:
+        t_ns = request.admitted_ns - start_ns
+        vision = VISION * vision_slowdown(t_ns / S)
+        return trace.latency_ns(t_ns, cost_ns(full_ns, request.rung, request.encode, vision))
+
     sim = Simulation(
-        servo, config, circle,
-        lambda r: trace.latency_ns(r.admitted_ns - start_ns, cost_ns(full_ns, r.rung, r.encode)),
+        servo, config, circle, latency_ns,
         pose=(RADIUS, 0.0, 0.0, 0.0, 0.0, 0.5), start_ns=start_ns, on_arrival=_Witness(outcome),
         measured_ns={
             rung: [cost_ns(full_ns, rung, rung.least_encoded(CAMERAS))] * 8 for rung in (FULL, *config.ladder)

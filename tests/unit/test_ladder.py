@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,7 +16,8 @@ from vlad.servo import MS
 
 PERIOD_NS = 33_333_333
 REUSE, STATE, STEPS = parse_ladder(["reuse", "state_only", "steps:4"])
-CONFIG = SchedulerConfig(PERIOD_NS, 50, lookahead_ns=85 * MS, cameras=2, ladder=(REUSE, STATE, STEPS))
+CONFIG = SchedulerConfig(PERIOD_NS, 50, lookahead_ns=85 * MS, cameras=2, ladder=(REUSE, STATE, STEPS),
+                         threshold=0.99)  # fmt: skip
 BRAKE_NS = 2 * 85 * MS + PERIOD_NS
 COSTS = {FULL: [400 * MS], REUSE: [200 * MS], STATE: [100 * MS], STEPS: [300 * MS]}
 T0 = 10_000_000 * MS
@@ -119,7 +121,7 @@ NONE = Reuse(Prerequisite(lacking="all_changed"), Prerequisite(lacking="tokens_t
 
 
 def scheduler(config: SchedulerConfig = CONFIG) -> Scheduler:
-    made = Scheduler(replace(config, threshold=0.99))
+    made = Scheduler(config)
     made.latency.warm(COSTS, vision_ns=100 * MS)
     return made
 
@@ -220,6 +222,36 @@ def test_a_rung_that_never_ran_is_tried_before_the_arm_stops() -> None:
     made.completed(request, T0 + 900 * MS, "rejected", "late")
     later = View(T0 + MS * 1000, T0 + MS * 1000, 1, False, T0 + 1800 * MS)
     assert made.plan(later, ALL) is None, "once: now it is known"
+
+
+def test_every_request_can_be_made_and_is_expected_in_time_whatever_the_history() -> None:
+    rng = random.Random(5)
+    made, now, seen = scheduler(replace(CONFIG, threshold="auto")), T0, set()
+    for _ in range(4000):
+        now += rng.randrange(1, 200) * MS
+        able = Reuse(
+            rng.choice([Prerequisite(0), Prerequisite(1), Prerequisite(lacking="all_changed")]),
+            rng.choice([Prerequisite(0), Prerequisite(lacking="tokens_too_old")]),
+        )
+        last = rng.choice([None, now + rng.randrange(1, 1700) * MS])
+        request = made.plan(View(now, now, 1, rng.random() < 0.5, last), able)
+        if request is None:
+            continue
+        seen.add(request.rung)
+        if request.cold:
+            assert request.rung == FULL
+        else:
+            assert request.predicted_ns < request.t_execution_ns
+        if request.rung in able.ways:
+            assert able.ways[request.rung] == Prerequisite(request.encode)
+        else:
+            assert request.encode == 2
+        now += round(COSTS[request.rung][0] * rng.choice([0.5, 1, 1, 1, 3, 8]))
+        made.completed(request, now, *rng.choice([("accepted", "none"), ("rejected", "late")]))
+    assert seen == set(made.rungs)
+    rungs = made.counts.rungs.values()
+    assert sum(c.requests for c in rungs) == made.counts.requests == made.counts.completed
+    assert sum(c.verdicts.total() for c in rungs) == made.counts.completed
 
 
 def test_the_verdict_is_counted_for_its_rung() -> None:

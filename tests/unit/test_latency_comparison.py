@@ -78,6 +78,18 @@ def test_twice_as_slow_for_minutes_is_bridged_by_the_ladder() -> None:
     assert ladder.image_age_max_s <= 1.67
 
 
+def test_a_slow_accelerator_behind_the_cameras_forbids_no_pass_without_them() -> None:
+    def slowdown(t_s: float) -> float:
+        return 4.0 if 30 <= t_s < 150 else 1.0
+
+    plain = run(trace("steady", 180), PLAIN, 250, slowdown)
+    ladder = run(trace("steady", 180), LADDER, 250, slowdown)
+    assert plain.illegal == ladder.illegal == []
+    assert plain.cold_starts > 5
+    assert ladder.cold_starts == 1
+    assert ladder.idle < 0.005
+
+
 def test_a_spike_is_forgotten() -> None:
     plain, ladder = both("one_spike")
     for outcome in (plain, ladder):
