@@ -78,6 +78,7 @@ static void note_decision(const struct vlad_servo *servo, struct vlad_flight_tic
     tick->requests[0] = servo->taken.requests;
     tick->refusals[0] = servo->taken.refusals;
     tick->starve_cause[0] = servo->taken.starve_cause;
+    tick->slept_ns[0] = servo->taken.slept_ns;
     tick->realtime[0] = servo->taken.realtime != 0;
     tick->timeline[0] = servo->queue.buffer[servo->queue.front].number;
     tick->mode[0] = (uint8_t)servo->mode;

@@ -43,6 +43,7 @@ enum vlad_flight_role {
     F(uint64_t, number, 1, COUNT, IN)                                                            \
     F(int64_t, now_ns, 1, NS, IN)                                                                \
     F(int64_t, late_ns, 1, NS, IN)                                                               \
+    F(int64_t, slept_ns, 1, NS, IN)                                                              \
     F(uint64_t, pulsed, 1, ANY, IN) /* mask of faults */                                         \
     F(uint8_t, level, VLAD_N_FAULTS + 1, LEVEL, IN) /* the most that a stage or the loop says */ \
     F(uint8_t, own, VLAD_N_FAULTS + 1, LEVEL, OUT)  /* what the loop itself says */              \
@@ -197,6 +198,7 @@ struct vlad_flight_timing { VLAD_FLIGHT_TIMING_FIELDS(VLAD_FLIGHT_MEMBER) };
     F(uint32_t, wakes_bad, wakes.bad, VLAD_RATE_SLOTS, RUN)                                      \
     F(uint32_t, wakes_all, wakes.all, VLAD_RATE_SLOTS, RUN)                                      \
     F(int32_t, overruns_run, overruns_run, 1, RUN)                                               \
+    F(int64_t, slept_seen_ns, slept_seen_ns, 1, NS)                                              \
     F(uint8_t, wrote, wrote, 1, FLAG)                                                            \
     F(uint32_t, yielding, yielding, 1, ANY)                                                      \
     F(int64_t, yield_nu, yield_nu, VLAD_MAX_JOINTS, NU)                                          \

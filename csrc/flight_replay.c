@@ -111,6 +111,7 @@ void vlad_flight_replay_tick(struct vlad_flight_replay *replay, struct vlad_serv
     atomic_store(&servo->requests, tick->requests[0]);
     atomic_store(&servo->refusals, tick->refusals[0]);
     atomic_store(&servo->starve_cause, tick->starve_cause[0]);
+    atomic_store(&servo->slept_ns, tick->slept_ns[0]);
     atomic_store(&servo->realtime, tick->realtime[0]);
     vlad_servo_tick(servo, tick->now_ns[0], tick->late_ns[0]);
 }

@@ -5,6 +5,7 @@
 #include "flight.h"
 #include "servo_parts.h"
 
+#define SLEPT_NS VLAD_NS_PER_MS /* row 33: more is no reading that was interrupted */
 #define PARK_C 70           /* row 21 */
 #define OVERRUNS_WARN 3     /* row 24: in a row */
 #define OVERRUN_PERMILLE 10 /* in 10 s, of .. */
@@ -65,6 +66,11 @@ void vlad_servo_starve(struct vlad_servo *servo, int cause)
 {
     if (cause >= 0 && cause < VLAD_N_STARVES)
         atomic_store_explicit(&servo->starve_cause, cause, memory_order_relaxed);
+}
+
+void vlad_servo_slept(struct vlad_servo *servo, int64_t slept_ns)
+{
+    atomic_store_explicit(&servo->slept_ns, slept_ns, memory_order_relaxed);
 }
 
 static void publish(struct vlad_servo *servo, enum vlad_reaction reaction, int64_t now_ns)
@@ -147,6 +153,18 @@ static enum vlad_reaction judge(struct vlad_servo *servo, int64_t now_ns, const 
     return worst;
 }
 
+/* Row 33. While the machine sleeps CLOCK_MONOTONIC stands still: chunks and frames look fresh. */
+static void check_sleep(struct vlad_servo *servo, uint8_t *own)
+{
+    int64_t slept_ns = atomic_load_explicit(&servo->slept_ns, memory_order_relaxed);
+
+    servo->taken.slept_ns = slept_ns;
+    if (slept_ns > servo->slept_seen_ns + SLEPT_NS)
+        vlad_servo_raise(own, VLAD_F_SUSPENDED, VLAD_HOLD);
+    if (slept_ns > servo->slept_seen_ns)
+        servo->slept_seen_ns = slept_ns;
+}
+
 /* Row 24. gap_ns: how much longer than a period it is since the last tick. */
 static void check_deadline(struct vlad_servo *servo, int64_t now_ns, int64_t late_ns,
                            int64_t gap_ns, uint8_t *own)
@@ -187,6 +205,7 @@ void vlad_servo_tick(struct vlad_servo *servo, int64_t now_ns, int64_t late_ns)
     vlad_histogram_add(&now->wake, late_ns);
     vlad_watchdog_beat(&servo->watchdog, VLAD_STAGE_SERVO, now_ns);
     check_deadline(servo, now_ns, late_ns, gap_ns, own);
+    check_sleep(servo, own);
 
     vlad_servo_take_adoption(servo);
     vlad_flight_begin(servo, late_ns);

@@ -186,6 +186,7 @@ struct vlad_servo {
     _Atomic uint32_t requests;     /* written by anyone, taken by the loop */
     _Atomic uint32_t refusals;     /* vlad_why_not bits 8..; written by the supervisor */
     _Atomic int starve_cause;      /* written by the scheduler */
+    _Atomic int64_t slept_ns;      /* how long the machine has slept; written by the loop's thread */
     _Atomic int adoption_ready;    /* 1: `adoption` is filled in; the loop resets it */
     struct vlad_adoption adoption;
 
@@ -200,6 +201,7 @@ struct vlad_servo {
         struct vlad_watchdog_input faults;
         uint32_t requests, refusals;
         int starve_cause, realtime;
+        int64_t slept_ns;
     } taken;
     struct vlad_flight *flight; /* records every tick and chunk; NULL: nothing does */
 
@@ -225,6 +227,7 @@ struct vlad_servo {
     int32_t limit_tries;
     struct vlad_rate_window replies, wakes; /* rows 17 and 24 */
     int32_t overruns_run;
+    int64_t slept_seen_ns;   /* the most that `slept_ns` has been */
     uint32_t missed_run[VLAD_MAX_JOINTS], corrupt_run[VLAD_MAX_JOINTS];
     uint32_t seen_joints;
     int64_t written_nu[VLAD_MAX_JOINTS]; /* last goal that went out, or was adopted */
@@ -265,6 +268,8 @@ void vlad_servo_request(struct vlad_servo *servo, uint32_t requests);
  * arm is waiting for. */
 void vlad_servo_refusals(struct vlad_servo *servo, uint32_t why_not);
 void vlad_servo_starve(struct vlad_servo *servo, int cause);
+/* Row 33: the machine has slept so long in all. A tick that finds it longer than before latches. */
+void vlad_servo_slept(struct vlad_servo *servo, int64_t slept_ns);
 
 /* Producer thread, between pushes: the timing of another policy. Empties the queue. 0 or -EINVAL. */
 int vlad_servo_policy_timing(struct vlad_servo *servo, int64_t period_ns, int64_t horizon_ns,

@@ -57,6 +57,7 @@ static void *run(void *ctx)
 
         sleep_until(due_ns);
         now_ns = vlad_clock_now_ns();
+        vlad_servo_slept(servo, vlad_clock_slept_ns());
         vlad_servo_tick(servo, now_ns, now_ns - due_ns);
         due_ns = next_period(servo, due_ns, vlad_clock_now_ns());
     }
@@ -85,6 +86,7 @@ int vlad_servo_start(struct vlad_servo *servo, int priority, int cpu, char *reas
     vlad_rt_lock_process(&vlad_rt_posix, &start.report.lock_all);
     vlad_rt_lock_memory(&vlad_rt_posix, servo, sizeof *servo, &start.report.lock_memory);
     sem_init(&start.placed, 0, 0);
+    servo->slept_seen_ns = vlad_clock_slept_ns(); /* before the daemon started is no fault */
     atomic_store_explicit(&servo->running, 1, memory_order_release);
     rc = pthread_create(&servo->thread, NULL, run, &start);
     if (rc == 0)

@@ -49,6 +49,8 @@ static void storm(void)
         arm.memory.write_error = -ENODEV;
     if (one_in(3000))
         vlad_watchdog_pulse(&rig.watchdog, (enum vlad_fault)random_in(1, VLAD_F_SERIAL_UNPLUGGED));
+    if (one_in(20000))
+        vlad_servo_slept(&rig, rig.slept_seen_ns + 3000 * MS);
     if (one_in(1000))
         vlad_watchdog_hold(&rig.watchdog, VLAD_F_CAMERA_LOST, one_in(2));
     if (one_in(300))

@@ -551,8 +551,36 @@ static void test_late_ticks(void)
     CHECK_EQ(seen.mode, VLAD_ENGAGED);
 }
 
+/* Row 33: the clock stood still, so nothing else looks different. */
+static void test_the_machine_slept(void)
+{
+    begin_moving();
+    vlad_servo_slept(&rig, MS); /* a reading that is a little off */
+    ticks(1);
+    CHECK_EQ(seen.active, 0);
+    vlad_servo_slept(&rig, 60 * VLAD_NS_PER_S);
+    ticks(1);
+    CHECK_EQ(seen.latched, bit(VLAD_F_SUSPENDED));
+    CHECK_EQ(seen.mode, VLAD_STOPPING);
+    vlad_servo_slept(&rig, 59 * VLAD_NS_PER_S); /* a reading that was interrupted */
+    ticks(40);
+    vlad_servo_slept(&rig, 60 * VLAD_NS_PER_S);
+    ticks(40);
+    CHECK_EQ(seen.fault_count[VLAD_F_SUSPENDED], 1);
+    CHECK_EQ(seen.mode, VLAD_FAULTED);
+    ask(VLAD_REQ_RESUME);
+    CHECK_EQ(seen.mode, VLAD_FAULTED);
+    ask(VLAD_REQ_CLEAR);
+    CHECK_EQ(seen.mode, VLAD_HOLDING);
+    ask(VLAD_REQ_RESUME); /* latched: it takes `engage` */
+    CHECK_EQ(seen.mode, VLAD_HOLDING);
+    ask(VLAD_REQ_ENGAGE);
+    CHECK_EQ(seen.mode, VLAD_ENGAGED);
+}
+
 int main(void)
 {
+    test_the_machine_slept();
     test_heat_by_degree();
     test_one_hot_reading_is_none();
     test_the_status_bit_is_heat();

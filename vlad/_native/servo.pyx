@@ -284,6 +284,9 @@ cdef class Servo:
     def starve(self, cause):
         vlad_servo_starve(self.c, cause)
 
+    def slept(self, slept_ns):
+        vlad_servo_slept(self.c, slept_ns)
+
     def beat(self, stage, now_ns=None):
         vlad_watchdog_beat(&self.c.watchdog, <vlad_stage>(<int>stage),
                            vlad_clock_now_ns() if now_ns is None else now_ns)
