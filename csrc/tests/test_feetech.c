@@ -30,6 +30,7 @@ static void test_captured_requests(void)
     CHECK(memcmp(frame, ping, 6) == 0);
 
     const uint8_t read[] = {0xFF, 0xFF, 0x01, 0x04, 0x02, 0x38, 0x02, 0xBE};
+    memset(frame, 0x5A, sizeof frame); /* so that nothing is left from the frame before */
     CHECK_EQ(vlad_feetech_read(frame, sizeof frame, 1, 0x38, 2), 8);
     CHECK(memcmp(frame, read, 8) == 0);
 
@@ -72,6 +73,9 @@ static void test_refused_requests(void)
     CHECK_EQ(vlad_feetech_sync_read(frame, 256, many, 254, 0, 1), -EINVAL);
     CHECK_EQ(vlad_feetech_sync_read(frame, 256, many, 253, 0, 1), -EINVAL); /* length byte */
     CHECK_EQ(vlad_feetech_sync_read(frame, 256, bad, 2, 0, 1), -EINVAL);
+    CHECK_EQ(vlad_feetech_sync_read(frame, 256, bad + 1, 1, 0, 1), -EINVAL);
+    CHECK_EQ(vlad_feetech_sync_write(frame, 9, many, 1, 0, data, 1), -EINVAL);
+    CHECK_EQ(vlad_feetech_sync_write(frame, 10, many, 1, 0, data, 1), 10);
     CHECK_EQ(vlad_feetech_sync_read(frame, 256, many, 1, 0, 0), -EINVAL);
     CHECK_EQ(vlad_feetech_sync_read(frame, 8, many, 1, 0, 1), -EINVAL);
     CHECK_EQ(vlad_feetech_sync_write(frame, 256, bad, 2, 0, data, 1), -EINVAL);
@@ -85,6 +89,7 @@ static void test_refused_requests(void)
 static void test_limits_of_requests(void)
 {
     uint8_t frame[VLAD_FEETECH_MAX_FRAME], ids[248], data[VLAD_FEETECH_MAX_DATA] = {0};
+    const uint8_t all[250] = {0};
     for (int i = 0; i < 248; i++)
         ids[i] = (uint8_t)(VLAD_FEETECH_MAX_ID - i);
     CHECK_EQ(vlad_feetech_ping(frame, 6, VLAD_FEETECH_MAX_ID), 6);
@@ -94,6 +99,11 @@ static void test_limits_of_requests(void)
     CHECK_EQ(vlad_feetech_sync_read(frame, 256, ids, 248, 0, 1), 256);
     CHECK_EQ(frame[3], 252);
     CHECK_EQ(vlad_feetech_sync_read(frame, 255, ids, 248, 0, 1), -EINVAL);
+    /* With room for more, the length byte is the limit. */
+    uint8_t longer[300];
+    CHECK_EQ(vlad_feetech_sync_read(longer, sizeof longer, all, 249, 0, 1), 257);
+    CHECK_EQ(longer[3], 0xFD);
+    CHECK_EQ(vlad_feetech_sync_read(longer, sizeof longer, all, 250, 0, 1), -EINVAL);
 }
 
 static int reply_frame(uint8_t *frame, uint8_t id, uint8_t status, const uint8_t *data, int n)
@@ -132,6 +142,18 @@ static void test_reply(void)
     CHECK_EQ(parser.resync_bytes + parser.checksum_errors, 0);
     CHECK_EQ(vlad_feetech_parser_take(&parser, frame, 0), 0);
     CHECK_EQ(vlad_feetech_parser_take(&parser, frame, -1), 0);
+
+    /* The longest reply that is meant, and one longer. */
+    frame[3] = 10;
+    vlad_feetech_parser_take(&parser, frame, 4);
+    CHECK(!vlad_feetech_parser_next(&parser, &reply));
+    CHECK_EQ(parser.n, 4);
+    vlad_feetech_parser_reset(&parser, 8);
+    CHECK_EQ(parser.n, 0);
+    frame[3] = 11;
+    vlad_feetech_parser_take(&parser, frame, 4);
+    CHECK(!vlad_feetech_parser_next(&parser, &reply));
+    CHECK_EQ(parser.n, 0);
 
     vlad_feetech_parser_reset(&parser, -1);
     CHECK_EQ(parser.max_data, 0);
@@ -262,6 +284,8 @@ static void test_sign_magnitude(void)
     CHECK_EQ(vlad_feetech_signed(0x0DBE, 11), -1470); /* a homing offset */
     CHECK_EQ(vlad_feetech_signed(0x0410, 10), -16);
     CHECK_EQ(vlad_feetech_signed(0xF810, 10), 16); /* bits above the sign are not ours */
+    CHECK_EQ(vlad_feetech_raw(0, 15, &raw), 0);
+    CHECK_EQ(raw, 0); /* not minus nothing */
     for (int bit = 10; bit <= 15; bit++) {
         int limit = (1 << bit) - 1;
         for (int v = -limit; v <= limit; v++) {
@@ -337,6 +361,13 @@ static void test_conversion(void)
         CHECK_EQ(vlad_feetech_nu_to_ticks(&s, halves[i][0], &ticks), 0);
         CHECK_EQ(ticks, halves[i][1]);
     }
+    vlad_feetech_scale_gripper(&s, 2000, 2001, 1); /* 100 units, the most there are, are 100 ticks */
+    CHECK_EQ(vlad_feetech_nu_to_ticks(&s, 100000000000, &ticks), 0);
+    CHECK_EQ(ticks, 2100);
+    CHECK_EQ(vlad_feetech_nu_to_ticks(&s, 100000000001, &ticks), -ERANGE);
+    CHECK_EQ(vlad_feetech_nu_to_ticks(&s, -100000000000, &ticks), 0);
+    CHECK_EQ(ticks, 1900);
+    CHECK_EQ(vlad_feetech_nu_to_ticks(&s, -100000000001, &ticks), -ERANGE);
     vlad_feetech_scale_gripper(&s, 2000, 3000, -1);
     CHECK_EQ(vlad_feetech_velocity_nu_s(&s, 100), -100000000);
 }

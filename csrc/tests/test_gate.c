@@ -255,6 +255,13 @@ static void test_position(void)
         check_rejected(VLAD_R_POSITION, 1, 0);
         CHECK(!chunk_ok(high, 1));
         check_rejected(VLAD_R_POSITION, 1, 0);
+        low[1] = -0.0200000005; /* half a nano-unit beyond, exactly: rounds away */
+        high[1] = 1.0200000005;
+        CHECK(low[1] * 1e9 == -20000000.5 && high[1] * 1e9 == 1020000000.5);
+        CHECK(!chunk_ok(low, 1));
+        check_rejected(VLAD_R_POSITION, 1, 0);
+        CHECK(!chunk_ok(high, 1));
+        check_rejected(VLAD_R_POSITION, 1, 0);
     }
 }
 
@@ -331,6 +338,17 @@ static void test_merged_steps(void)
     CHECK(!vlad_gate_steps(&gate, before, merged, 2, UNIT / 10, &report));
     check_rejected(VLAD_R_JUMP, 1, 0);
     CHECK(near(report.value, 0.100000001) && near(report.bound, 0.1));
+    /* The smallest allowance is one, and is no default step. */
+    merged[0][0] = merged[0][1] = before[0] = 0;
+    before[1] = -2;
+    CHECK(!vlad_gate_steps(&gate, before, merged, 1, 1, &report));
+    check_rejected(VLAD_R_JUMP, 1, 0);
+    before[1] = -1;
+    CHECK(vlad_gate_steps(&gate, before, merged, 1, 1, &report));
+    /* What stands behind the last joint is nobody's. */
+    merged[0][2] = 5 * UNIT;
+    CHECK(vlad_gate_steps(&gate, before, merged, 1, 0, &report));
+    merged[0][0] = UNIT / 10;
     /* The allowance is for the first step only. */
     before[1] = 0;
     merged[1][0] = 2 * UNIT;
@@ -408,13 +426,18 @@ static void test_config(void)
     BAD(limits.joint[1].v_max_nu_s, 0);
     BAD(limits.joint[1].v_max_nu_s, VLAD_MAX_NU + 1);
     GOOD(limits.joint[1].v_max_nu_s, 1);
+    GOOD(limits.joint[1].v_max_nu_s, VLAD_MAX_NU);
     BAD(limits.joint[1].a_max_nu_s2, 0);
     BAD(limits.joint[1].a_max_nu_s2, 1000000 * VLAD_MAX_NU + 1);
+    GOOD(limits.joint[1].a_max_nu_s2, 1);
+    GOOD(limits.joint[1].a_max_nu_s2, 1000000 * VLAD_MAX_NU);
     BAD(limits.joint[1].j_max_nu_s3, 0);
+    GOOD(limits.joint[1].j_max_nu_s3, 1);
     BAD(limits.joint[1].j_max_nu_s3, 1000000 * VLAD_MAX_NU + 1);
     GOOD(limits.joint[1].j_max_nu_s3, 1000000 * VLAD_MAX_NU);
     BAD(period_ns, 0);
     BAD(period_ns, VLAD_MAX_PERIOD_NS + 1);
+    GOOD(period_ns, 1);
     GOOD(period_ns, VLAD_MAX_PERIOD_NS);
     BAD(clamp_permille, -1);
     BAD(clamp_permille, 1001);
@@ -426,6 +449,10 @@ static void test_config(void)
     BAD(max_reuse_age_ns, -1);
     BAD(max_jump_nu, -1);
     BAD(blend_ns, -1);
+    GOOD(max_observation_age_ns, 0);
+    GOOD(max_cold_age_ns, 0);
+    GOOD(max_frame_age_ns, 0);
+    GOOD(max_reuse_age_ns, 0);
     GOOD(max_jump_nu, 0);
     GOOD(blend_ns, 0);
 }

@@ -65,6 +65,11 @@ static void test_windows(void)
     CHECK_EQ(t.n2, 11);
     CHECK_EQ(vlad_trajectory_lookahead_ns(&t, 10 * MS), 100 * MS);
 
+    /* Rounded up by a single nano-unit too: 2 v = 11 * 181818181 + 1. */
+    limits = limits_of(1, 999999996, 18181818100, 800 * UNIT);
+    CHECK_EQ(vlad_trajectory_init(&t, &limits, unit_nu, 10 * MS, &joint), 0);
+    CHECK_EQ(t.n1, 12);
+
     /* No smoothing asked for: no delay. */
     limits = limits_of(1, 2 * UNIT, 1000000 * UNIT, 1000000000 * UNIT);
     CHECK_EQ(vlad_trajectory_init(&t, &limits, unit_nu, 10 * MS, &joint), 0);
@@ -91,6 +96,10 @@ static void test_init_refuses(void)
 
     CHECK_EQ(init_rc(good, TICK_NU, 0, -1), -EINVAL);
     CHECK_EQ(init_rc(good, TICK_NU, VLAD_MAX_PERIOD_NS + 1, -1), -EINVAL);
+    /* The bounds of the period themselves are no nonsense, only too short or too long to do. */
+    CHECK_EQ(init_rc(good, TICK_NU, 1, 0), -ERANGE);
+    CHECK_EQ(init_rc(good, TICK_NU, VLAD_MAX_PERIOD_NS, 0), -ERANGE);
+    CHECK_EQ(init_rc(good, 2, 10 * MS, -1), 0);
     limits.n_joints = 0;
     CHECK_EQ(init_rc(limits, TICK_NU, 10 * MS, -1), -EINVAL);
     CHECK_EQ(init_rc(good, 1, 10 * MS, 0), -EINVAL);
@@ -412,6 +421,51 @@ static void test_stop_at_turning_point(void)
     CHECK(t.goal_nu[1] >= -at - 2 * t.step_nu[0] && t.goal_nu[1] <= -at);
 }
 
+/* The same at the smallest speeds there are: one nano-unit a tick. */
+static void test_stop_of_one_nano_unit(void)
+{
+    struct vlad_limits limits = limits_of(1, 2 * UNIT, 200 * UNIT, 40000 * UNIT);
+    const int64_t up_and_back[] = {3, 0, 1};
+    int64_t at = 0;
+    int joint;
+
+    CHECK_EQ(vlad_trajectory_init(&t, &limits, unit_nu, 10 * MS, &joint), 0);
+    CHECK(t.n1 == 2 && t.n2 == 1);
+    vlad_trajectory_reset(&t, &at);
+    at = 2;
+    vlad_trajectory_advance(&t, &at, 1000); /* 1 of the way to 2 */
+    vlad_trajectory_advance(&t, &at, 1000);
+    CHECK_EQ(t.velocity_nu[0], 1);
+    CHECK(vlad_trajectory_stop(&t));
+    CHECK_EQ(t.goal_nu[0], 2);
+
+    at = 0;
+    vlad_trajectory_reset(&t, &at);
+    for (int i = 0; i < 3; i++)
+        vlad_trajectory_advance(&t, &up_and_back[i], 1000);
+    CHECK_EQ(t.velocity_nu[0], -1); /* and the filter is about to go up by one */
+    CHECK(vlad_trajectory_stop(&t));
+    CHECK_EQ(t.goal_nu[0], 0);
+}
+
+/* As many joints as there can be. */
+static void test_stop_of_all_joints(void)
+{
+    struct vlad_limits limits = limits_of(VLAD_MAX_JOINTS, 2 * UNIT, 40 * UNIT, 800 * UNIT);
+    int64_t target[VLAD_MAX_JOINTS];
+    int joint;
+
+    CHECK_EQ(vlad_trajectory_init(&t, &limits, unit_nu, 10 * MS, &joint), 0);
+    for (int j = 0; j < VLAD_MAX_JOINTS; j++)
+        target[j] = UNIT;
+    for (int tick = 0; tick < 20; tick++)
+        vlad_trajectory_advance(&t, target, 1000);
+    while (!vlad_trajectory_stop(&t)) {
+    }
+    for (int j = 0; j < VLAD_MAX_JOINTS; j++)
+        CHECK(t.goal_nu[j] > 0 && t.goal_nu[j] == t.goal_nu[0]);
+}
+
 /* Rounded to encoder ticks, a step of the wire is at most the whole ticks below v_max * period,
  * with the true size of a tick and wherever the two goals lie: body joints (2 pi / 4096 rad),
  * grippers (1 / span), and the integer nano-unit that the caller passes rounded down or up. */
@@ -507,6 +561,8 @@ int main(void)
     test_stop_from_full_speed();
     test_stop_while_speeding_up();
     test_stop_at_turning_point();
+    test_stop_of_one_nano_unit();
+    test_stop_of_all_joints();
     test_steps_in_ticks();
     CHECK_DONE();
 }
