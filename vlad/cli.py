@@ -33,6 +33,7 @@ VERBS = {
     "park": "move to the configured rest pose, then torque off",
     "limp": "torque off now: THE ARM FALLS",
     "clear": "unlatch the faults whose cause is gone",
+    "top": "live view of mode, queue, latencies, joints and faults",
     "events": "what happened, oldest first",
     "dump": "write the flight record of the newest seconds to a file now",
     "metrics": "every number that the daemon counts",
@@ -141,6 +142,8 @@ def parser() -> argparse.ArgumentParser:
     of["events"].add_argument("--follow", action="store_true", help="go on until interrupted")
     of["events"].add_argument("--since", type=_count, default=0, metavar="SEQ",
                               help="only events numbered above SEQ")  # fmt: skip
+    of["top"].add_argument("--interval", type=_seconds, default=0.5, metavar="S", help="between updates (0.5)")
+    of["top"].add_argument("--ascii", action="store_true", help="draw with plain characters")
     of["metrics"].add_argument("--prometheus", action="store_true", help="as Prometheus text")
     of["completion"].add_argument("shell", choices=("bash", "zsh", "fish"))
     return main_parser
@@ -255,6 +258,14 @@ class Session:
             result = self.ask("metrics", format="json")
             self.show(result, lambda: "\n".join(f"{k} {v}" for k, v in result.items()))
         return OK
+
+    def _top(self) -> int:
+        if not sys.stdout.isatty():
+            print("vladctl: top needs a terminal; `vladctl status --json` is for scripts", file=sys.stderr)
+            return USAGE
+        from vlad.top import run
+
+        return run(self.ask, self.options.interval, (Unreachable,), ascii_only=self.options.ascii)
 
     def _version(self) -> int:
         from vlad import __version__

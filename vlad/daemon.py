@@ -359,7 +359,7 @@ class Daemon:
 
     def status(self) -> dict[str, Any]:
         return compose(
-            self.servo.report(), self.inference, self.capture, joint_names=self.joint_names,
+            self.servo.report(), self.inference, self.capture, joints=self.config.joints,
             servo_rate_hz=self.config.servo.rate_hz, details=self._details,
             extra={
                 "board": self.config.board.profile,

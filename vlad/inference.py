@@ -30,6 +30,7 @@ from vlad.stage import Stage
 from vlad.token_cache import Encoder, Observation, TokenCache
 
 PLAN_NS = 4 * MS
+STAGE_WINDOW = 50
 STAGE_BOUND_MIN_NS = 500 * MS
 INFERENCE_FAILED = BY_NAME["inference_failed"].id
 
@@ -88,6 +89,7 @@ class _Work:
     loaded: Loaded
     observation: Observation
     prefix: Any
+    t_prefix_ns: int  # when the prefix was complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,8 @@ class Inference:
         self.task_text: str | None = None
         self.records: deque[ChunkRecord] = deque(maxlen=4096)
         self.refusals: deque[tuple[int, Refusal]] = deque(maxlen=4096)  # with their time
+        # Of the newest requests: admission to prefix (vision, prefill, context), prefix to arrival.
+        self.stages_ns = {"prefix": deque[int](maxlen=STAGE_WINDOW), "expert": deque[int](maxlen=STAGE_WINDOW)}
         self.retries = 0  # of failed inferences, since start
         self._retrying = False
 
@@ -200,7 +204,7 @@ class Inference:
             loaded.policy, request.rung, planned.frames, now_ns=request.admitted_ns,
             epoch=request.epoch, task=planned.task, t_obs_ns=t_obs, state=state, beat=stage.beat,
         )
-        return _Work(request, loaded, observation, prefix)
+        return _Work(request, loaded, observation, prefix, now_ns())
 
     # --- expert stage ------------------------------------------------------------------------
 
@@ -232,6 +236,8 @@ class Inference:
         with self._idle:
             assert self.scheduler is not None
             self._retrying = False
+            self.stages_ns["prefix"].append(work.t_prefix_ns - request.admitted_ns)
+            self.stages_ns["expert"].append(arrival - work.t_prefix_ns)
             self.scheduler.completed(request, arrival, report["verdict"], report["reason"])
             self._servo.starve(self.scheduler.cause)
             self._idle.notify_all()

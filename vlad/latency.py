@@ -64,14 +64,14 @@ class LatencyWindow:
     def quantile_ns(self, q: float) -> int:
         """The q-quantile (nearest rank) of all rungs' entries; of the full pass's warm-up while
         there are none; 0 if it was not measured."""
-        return _quantile([m.value_ns for m in self._values] or self._warm.get(FULL, []), q)
+        return quantile([m.value_ns for m in self._values] or self._warm.get(FULL, []), q)
 
     def predict_ns(self, rung: Rung = FULL, encoded: int | None = None) -> int:
         """T_inference of a rung that encodes so many cameras, by the configured quantile; 0 when
         nothing is known."""
         at = rung.least_encoded(self._cameras) if encoded is None else encoded
         if (rung, at) not in self._predicted:  # it is asked every few ms
-            self._predicted[rung, at] = _quantile(self._expected(rung, at), self._quantile)
+            self._predicted[rung, at] = quantile(self._expected(rung, at), self._quantile)
         return self._predicted[rung, at]
 
     def likely_ns(self, rung: Rung, encoded: int) -> int:
@@ -93,7 +93,7 @@ class LatencyWindow:
                 for m in (own if len(own) >= OWN_ENOUGH else self._values)]
 
 
-def _quantile(values: Sequence[int], q: float) -> int:
+def quantile(values: Sequence[int], q: float) -> int:
     """By the nearest rank; 0 of nothing."""
     if not values:
         return 0

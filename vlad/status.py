@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vlad.arm import Joint
 from vlad.block_workers import workers_of
 from vlad.capture import Capture
 from vlad.faults import BY_ID
 from vlad.inference import Inference, Loaded
+from vlad.latency import quantile
 from vlad.scheduler import Scheduler
 from vlad.servo import MS, REACTIONS
 
@@ -73,13 +75,13 @@ def compose(
     inference: Inference,
     capture: Capture,
     *,
-    joint_names: tuple[str, ...],
+    joints: Sequence[Joint],
     servo_rate_hz: int,
     details: Mapping[str, str],
     extra: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The status object. Times in ms unless the name says otherwise; positions in units."""
-    counters = report["counters"]
+    counters, names = report["counters"], [joint.name for joint in joints]
     scheduler, loaded = inference.scheduler, inference.loaded
     latency = scheduler.latency if scheduler else None
     rejected = {k: v for k, v in counters["rejected"].items() if v}
@@ -91,6 +93,10 @@ def compose(
             "p99": latency.quantile_ns(0.99) / MS if latency else None,
             "predicted": latency.predict_ns() / MS if latency else None,
             "count": latency.count if latency else 0,
+        },
+        "stages_ms": {
+            stage: {f"p{q}": quantile(values, q / 100) / MS for q in (50, 99)}
+            for stage, taken in inference.stages_ns.items() if (values := list(taken))
         },
         "t_execution_ms": report["t_execution_ns"] / MS,
         "queue_depth": report["queue_depth"],
@@ -111,10 +117,10 @@ def compose(
                 "write_errors", "wire_limit", "wire_step", "read_errors", "events_dropped",
                 "late_wakes", "let_down",
             )},
-            "missed": dict(zip(joint_names, counters["missed"], strict=True)),
-            "corrupt": dict(zip(joint_names, counters["corrupt"], strict=True)),
-            "goals_lost": dict(zip(joint_names, counters["goals_lost"], strict=True)),
-            "encoder_jumps": dict(zip(joint_names, counters["encoder_jumps"], strict=True)),
+            "missed": dict(zip(names, counters["missed"], strict=True)),
+            "corrupt": dict(zip(names, counters["corrupt"], strict=True)),
+            "goals_lost": dict(zip(names, counters["goals_lost"], strict=True)),
+            "encoder_jumps": dict(zip(names, counters["encoder_jumps"], strict=True)),
         },
         "execution": {
             "engaged_ticks": counters["engaged_ticks"], "covered_ticks": counters["covered_ticks"],
@@ -129,15 +135,16 @@ def compose(
             "parking": report["parking"], "letting_down": report["letting_down"],
             "supply_v": report["supply_mv"] / 1000,
             "joints": {
-                name: {
+                joint.name: {
                     "goal": report["goal"][j], "position": report["arm"]["position"][j],
+                    "min": joint.min, "max": joint.max,
                     "temperature_c": report["arm"]["temperature_c"][j],
                     "voltage_v": report["arm"]["voltage_mv"][j] / 1000,
                     "load": report["arm"]["load_permille"][j] / 1000,
                     "status": report["arm"]["status"][j], "lying": report["lying"][j],
                     "torque_limit": report["limit_permille"][j] / 1000,
                 }
-                for j, name in enumerate(joint_names)
+                for j, joint in enumerate(joints)
             },
         },
         "policy": None if loaded is None or scheduler is None else {
