@@ -94,5 +94,9 @@ model-check: setup  ## every execution of the concurrent parts, and the bugs it 
 	$(MAKE) -C csrc model ARGS=full
 	VLAD_MODEL=full $(PY) -m pytest tests/property/test_model_check.py -k seeded $(TEST)
 
+mutation: setup  ## every small change of the C that decides motion must fail a test; PARTS="gate ..." for some
+	@$(PY) -c "import tree_sitter_c" 2>/dev/null || $(PY) -m pip install -q --no-build-isolation -e ".[mutation]"
+	$(PY) tools/mutate.py $(or $(PARTS),--write-doc)
+
 clean:
 	rm -rf build .venv vlad/_native/*.so vlad/_native/vlad-safe-stop

@@ -158,9 +158,9 @@ class Part:
         def compile_one(source: Path) -> Path:
             target = directory / f"{source.stem}.o"
             newest = max(p.stat().st_mtime for p in [source, *CSRC.glob("*.h"), *CSRC.glob("tests/*.h")])
-            if not target.exists() or target.stat().st_mtime < newest:
-                if _run(*self._cc, *flags, "-c", source, "-o", target) != 0:
-                    raise SystemExit(f"{source} does not compile")
+            old = not target.exists() or target.stat().st_mtime < newest
+            if old and _run(*self._cc, *flags, "-c", source, "-o", target) != 0:
+                raise SystemExit(f"{source} does not compile")
             return target
 
         with ThreadPoolExecutor(self._workers) as pool:
@@ -288,13 +288,14 @@ def main(argv: list[str] | None = None) -> int:
         counts: Counter[str] = Counter()
         for mutant, verdict in run_part(part, options.workers):
             key = (mutant.part, mutant.before, mutant.after)
-            if verdict == "survived":
-                verdict = "explained" if key in known else "unexplained"
-                if key in known:
-                    used.add(key)
-                else:
-                    survivors.append(mutant)
-            counts[verdict] += 1
+            if verdict != "survived":
+                counts[verdict] += 1
+            elif key in known:
+                used.add(key)
+                counts["explained"] += 1
+            else:
+                survivors.append(mutant)
+                counts["unexplained"] += 1
         results[part] = counts
     for mutant in survivors:
         print(f"csrc/{mutant.part}.c:{mutant.line}: survived: {mutant.before}  ->  {mutant.after}")
