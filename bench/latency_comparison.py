@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from bench.latency_traces import S, Trace, traces
 from vlad.ladder import FULL, Rung, Vision, parse_ladder
-from vlad.scheduler import Request, Scheduler, SchedulerConfig
+from vlad.load_check import check_load
+from vlad.scheduler import Request, SchedulerConfig
 from vlad.servo import CLEAR, MS, JointLimits, ServoConfig
 from vlad.simulation import Arrival, Simulation
 
@@ -202,8 +203,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for way in options.way or WAYS
         for trace in traces(options.seed) if trace.name == name
     ]  # fmt: skip
-    check = Scheduler(SchedulerConfig(PERIOD_NS, CHUNK, lookahead_ns=LOOKAHEAD_NS)).load_check(
-        [round(options.full_ms * MS)])
+    timing = SchedulerConfig(PERIOD_NS, CHUNK, lookahead_ns=LOOKAHEAD_NS)
+    check = check_load(timing, [round(options.full_ms * MS)])
     if options.json:
         print(json.dumps([asdict(o) for o in outcomes], indent=1))
     else:

@@ -24,7 +24,8 @@ from vlad.daemon import Daemon
 from vlad.errors import Refused
 from vlad.inference import STAGE_BOUND_MIN_NS, Loaded
 from vlad.ladder import parse_rung
-from vlad.scheduler import Scheduler, SchedulerConfig
+from vlad.load_check import check_load
+from vlad.scheduler import SchedulerConfig
 from vlad.servo import MS, now_ns
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs/so101-sim.toml"
@@ -88,7 +89,7 @@ def loaded(policy: ScriptedPolicy, daemon: Daemon, mode: str = "async",
     measured = (measured_ms * MS,) * 8
     return Loaded(
         policy, "scripted", "scripted", tuple(c.name for c in daemon.config.cameras), ("sweep",),
-        timing, Scheduler(timing).load_check(list(measured)), measured, STAGE_BOUND_MIN_NS,
+        timing, check_load(timing, measured), measured, STAGE_BOUND_MIN_NS,
         500 * MS,  # this machine renders three cameras in software beside everything else
         max_change=2.0, rungs_ns=ladder,
     )

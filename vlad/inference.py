@@ -24,7 +24,8 @@ from vlad.errors import BlockFailed
 from vlad.expert import Guidance
 from vlad.faults import BY_NAME
 from vlad.ladder import FULL, Rung
-from vlad.scheduler import LoadCheck, Refusal, Request, Scheduler, SchedulerConfig, View
+from vlad.load_check import LoadCheck
+from vlad.scheduler import Refusal, Request, Scheduler, SchedulerConfig, View
 from vlad.servo import MS, Servo, now_ns
 from vlad.stage import Stage
 from vlad.token_cache import Encoder, Observation, TokenCache

@@ -13,8 +13,9 @@ from vlad.config import Config
 from vlad.errors import BundleError, Refused
 from vlad.inference import STAGE_BOUND_MIN_NS, Loaded, RunnablePolicy
 from vlad.ladder import parse_ladder
+from vlad.load_check import check_load
 from vlad.pass_cost import measure_pass, measure_vision
-from vlad.scheduler import Scheduler, SchedulerConfig
+from vlad.scheduler import SchedulerConfig
 from vlad.servo import MAX_ACTIONS, MS
 
 PolicyFactory = Callable[[bundles.Bundle, Config], RunnablePolicy]
@@ -143,7 +144,7 @@ def load(
         cameras=cameras,
         tasks=tuple(t.text.rstrip("\n") for t in manifest.tasks),
         scheduler=timing,
-        check=Scheduler(timing).load_check(list(measured), profile_ns),
+        check=check_load(timing, measured, profile_ns),
         measured_ns=measured,
         stage_bound_ns=max(STAGE_BOUND_MIN_NS, 3 * max(measured)),
         max_frame_age_ns=max(math.ceil(2e9 / fps[name]) for name in cameras),

@@ -9,6 +9,7 @@ import pytest
 
 from vlad.ladder import FULL
 from vlad.latency import LatencyWindow
+from vlad.load_check import check_load
 from vlad.scheduler import Request, Scheduler, SchedulerConfig, Starve, View
 from vlad.servo import MS
 
@@ -36,13 +37,13 @@ def warmed(latency_ns: int, config: SchedulerConfig = CONFIG) -> Scheduler:
 def test_async_needs_two_inferences_and_the_braking_distance_in_one_chunk(
     worst_ms: int, fits: bool
 ) -> None:
-    check = Scheduler(CONFIG).load_check([100 * MS, worst_ms * MS])
+    check = check_load(CONFIG, [100 * MS, worst_ms * MS])
     assert check.fits == fits
     assert check.t_inference_ns == pytest.approx(worst_ms * 1.2 * MS)
 
 
 def test_a_refusal_names_the_rate_and_the_chunk_that_fit() -> None:
-    check = Scheduler(CONFIG).load_check([6150 * MS])
+    check = check_load(CONFIG, [6150 * MS])
     need_ns = 2 * check.t_inference_ns + 2 * CONFIG.lookahead_ns
     assert check.chunk_size_that_fits * PERIOD_NS >= need_ns
     assert (check.chunk_size_that_fits - 1) * PERIOD_NS < need_ns
@@ -50,21 +51,21 @@ def test_a_refusal_names_the_rate_and_the_chunk_that_fit() -> None:
     assert f"{check.rate_hz_that_fits:.3g} Hz" in check.reason
     assert 'mode = "sync"' in check.reason
     bigger = replace(CONFIG, chunk_size=check.chunk_size_that_fits)
-    assert Scheduler(bigger).load_check([6150 * MS]).fits
+    assert check_load(bigger, [6150 * MS]).fits
 
 
 def test_the_board_profile_counts_when_it_is_slower_than_the_measurement() -> None:
-    assert not Scheduler(CONFIG).load_check([100 * MS], profile_ns=6150 * MS).fits
+    assert not check_load(CONFIG, [100 * MS], profile_ns=6150 * MS).fits
 
 
 def test_sync_is_the_users_choice_and_always_loads() -> None:
-    assert Scheduler(replace(CONFIG, mode="sync")).load_check([60_000 * MS]).fits
+    assert check_load(replace(CONFIG, mode="sync"), [60_000 * MS]).fits
 
 
 def test_a_fixed_threshold_must_cover_one_inference() -> None:
     fixed = replace(CONFIG, threshold=0.2)
-    assert not Scheduler(fixed).load_check([400 * MS]).fits
-    assert Scheduler(fixed).load_check([200 * MS]).fits
+    assert not check_load(fixed, [400 * MS]).fits
+    assert check_load(fixed, [200 * MS]).fits
 
 
 # --- the prediction -------------------------------------------------------------------------
