@@ -325,7 +325,7 @@ INJECTIONS: tuple[Injection, ...] = (
     Injection("latency_ramp", latency_ramp, ("queue_drained",), latency_normal, (20_000, 60_000),
               ("inference_hung",), may=True),
     Injection("overrun", overrun, ("servo_deadline_missed",), lasts_ms=(20, 1000), along=PLAIN),
-    Injection("small_overruns", small_overruns, (), lasts_ms=(20, 1000)),
+    Injection("small_overruns", small_overruns, (), lasts_ms=(20, 1000), along=PLAIN),
     *(Injection(f"stalled_{stage}", stalled(stage), (row,), none_stalled, (900, 4000), PLAIN,
                 may=stage == "expert")  # its bound is drawn with the seed
       for stage, row in (("capture", "camera_stalled"), ("vision", "inference_hung"),

@@ -12,6 +12,7 @@ from typing import Any
 from tools.soak import report as reports
 from tools.soak import verdict
 from tools.soak.real import RealSoak
+from tools.soak.scenarios import SCENARIOS
 from tools.soak.wire_motion import Motion
 from vlad.wire_witness import Verdict, judge
 
@@ -69,6 +70,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--slack-ms", type=float, default=1500.0, help="added to each bound: the machine's")
     parser.add_argument("--camera", default="160x120", help="size of the simulated pictures")
     parser.add_argument("--warm-up", type=float, default=None, help="seconds before memory is judged (600)")
+    parser.add_argument("--only", nargs="+", default=[], choices=[s.name for s in SCENARIOS], metavar="SCENARIO")
     parser.add_argument("--json", action="store_true", help="the report on stdout")
     o = parser.parse_args(argv)
     width, _, height = o.camera.partition("x")
@@ -76,7 +78,7 @@ def main(argv: list[str]) -> int:
     if not o.json:
         print(f"seed {o.seed}: {command}")
     soak = RealSoak(o.out.resolve() / "real", seed=o.seed, minutes=o.minutes, slack_ms=o.slack_ms,
-                    camera=(int(width), int(height)), quiet=o.json)
+                    camera=(int(width), int(height)), only=tuple(o.only), quiet=o.json)
     soak.run()
     report = conclude(soak, command, 600.0 if o.warm_up is None else o.warm_up)
     (soak.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -18,7 +18,7 @@ from tools.soak.witness import Witness
 from vlad.events import describe
 from vlad.faults import BY_NAME
 from vlad.scheduler import Request, SchedulerConfig
-from vlad.servo import CLEAR, ENGAGE, MS, RESUME, STAGES, JointLimits, ServoConfig
+from vlad.servo import CLEAR, ENGAGE, LIMP, MS, RESUME, STAGES, JointLimits, ServoConfig
 from vlad.simulation import Arrival, Simulation
 
 PERIOD_NS, CHUNK = 33_333_333, 50
@@ -28,6 +28,7 @@ JOINTS = tuple(f"joint_{j}" for j in range(1, 7))
 RECOVER_MS = 120_000
 END_OF_TIME = 1 << 62
 REST_MS = 330  # a stop takes at most 300 ms; the wire is a tick behind, a retry another two
+LYING = BY_NAME["servo_encoder"].id
 # What follows from any of it: a queue that ran dry, chunks that came too old or lead too far.
 ALWAYS = tuple(BY_NAME[n].id for n in
                ("queue_drained", "stale_chunk", "chunk_jump", "unexpected_initial_pose"))
@@ -261,13 +262,15 @@ class Hour:
     def recover(self) -> None:
         """Back to covered motion by what an operator may do, within two minutes."""
         began = self.sim.now_ns
-        for _ in range(RECOVER_MS // 200):
+        for tried in range(RECOVER_MS // 200):
             report = self.sim.servo.report()
             if report["mode"] == "engaged" and report["queue_depth"] > 0:
                 self.recoveries += 1
                 self.max_recovery_s = max(self.max_recovery_s, (self.sim.now_ns - began) / 1e9)
                 return
-            if report["latched"]:
+            if LYING in report["latched"] and tried % 20 == 19:
+                self.ask(LIMP)  # an encoder that lied is cleared without torque: FAILSAFE.md, row 23
+            elif report["latched"]:
                 self.ask(CLEAR)
             elif report["mode"] in ("holding", "ready") and not report["why_not"]:
                 self.ask(RESUME if self.rng.random() < 0.2 else ENGAGE)

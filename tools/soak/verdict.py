@@ -151,7 +151,7 @@ def uninvited(events: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcome],
         stall = max((ms for at, ms in late if abs(at - t) < 3_000_000_000), default=0.0)
         rows.append({"t_ns": t, "name": e["name"], "during": [o.scenario for o in during],
                      "machine_late_ms": round(stall, 1)})
-        if e["name"] not in STALL | CONSEQUENCES:
+        if e["name"] not in STALL | CONSEQUENCES and (stopping(e) or e["name"] == "action_not_finite"):
             bad.append(f"{e['name']} at {t} ns, which nobody injected (during "
                        f"{[o.scenario for o in during] or 'none'})")
     return rows, bad
