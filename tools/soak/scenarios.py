@@ -207,7 +207,8 @@ SCENARIOS: tuple[Scenario, ...] = (
              lasts_s=(0.6, 4.0)),
     Scenario("silence", fault("silence", id=_joint), ("servo_silent",), BUS, late_ms=SILENT_MS,
              lasts_s=(0.6, 3.0)),
-    Scenario("corrupt_some", fault("corrupt", id=_joint, count=lambda r: r.randrange(6, 10)),
+    # Five in a row are the row's; a late tick takes two replies at once, so that more are needed here.
+    Scenario("corrupt_some", fault("corrupt", id=_joint, count=lambda r: r.randrange(8, 10)),
              ("reply_corrupt",), BUS),
     Scenario("corrupt_all", fault("corrupt", id=_joint, forever=True), ("bus_garbage", "reply_corrupt"), BUS),
     Scenario("drop_few", fault("drop", id=_joint, count=lambda r: r.randrange(1, 4)), weight=1),
