@@ -12,6 +12,7 @@ import errno
 import grp
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 POLL_S = 0.1  # how soon a hold shows among the events
 BEAT_NS = 2_000_000_000  # the native thread goes round every 0.5 s
+STOP_NS = 1_000_000_000
 EVENTS_LIMIT = 500
 
 Code = Literal["refused", "usage", "permission", "unavailable"]
@@ -144,13 +146,14 @@ class Control:
             thread.start()
 
     def stop(self) -> None:
-        """Closes every connection; waits for the change under way, at most 2 s."""
+        """Closes every connection; waits for the change under way, at most 1 s in all."""
         self._stopping.set()
         self._socket.stop()
         self._changes.put(None)
+        end_ns = time.monotonic_ns() + STOP_NS
         for thread in self._threads:
             if thread.is_alive():
-                thread.join(2.0)
+                thread.join(max(0, end_ns - time.monotonic_ns()) / 1e9)
 
     def fresh(self, now_ns: int) -> bool:
         """True while both sides go round: for systemd's watchdog."""

@@ -63,6 +63,8 @@ DEFAULT_RATE_HZ, DEFAULT_CHUNK = 30, 50  # until a bundle says otherwise
 SUPERVISOR_BOUND_NS = 500 * MS
 SERVO_BOUND_NS = 500 * MS  # of its ticks, for systemd's watchdog
 REQUEST_TIMEOUT_S = 1.0
+PARK_S = 9.0  # from the signal; row 30 promises rest within 10 s
+STAGES_STOP_NS = 1_500 * MS  # all of them together
 STALLED_NS = 250 * MS  # half of what holds the arm
 PYTHON_STALLED = BY_NAME["python_stalled"].id
 POLICY_STUCK = BY_NAME["policy_stuck"].id
@@ -216,6 +218,14 @@ class Daemon:
         self._bounds_ns[stage] = bound_ns
         self.servo.bound(STAGES.index(stage), bound_ns)
 
+    def thread_died(self, args: threading.ExceptHookArgs) -> None:
+        """threading.excepthook: a thread that is no stage, of the control socket or the log, is missed
+        like one."""
+        if args.exc_type is SystemExit:
+            return
+        self.servo.hold_fault(THREAD_DIED, True)
+        self._stage_died(args.thread.name if args.thread else "unknown", args.exc_value)
+
     def _stage_died(self, name: str, error: BaseException | None) -> None:
         """Fault 26: the arm holds; then the process ends, so that systemd starts it anew."""
         self.events.add({"t_ns": now_ns(), "event": "stage_died", "stage": name,
@@ -322,26 +332,36 @@ class Daemon:
         return "; ".join(filter(None, (self.link.calibration_problem, self.calibration_file.problem)))
 
     def shut_down(self) -> None:
-        """HOLD; PARK only where a rest pose is configured; torque stays on unless parked."""
+        """HOLD; PARK only where a rest pose is configured; torque stays on unless parked. Within 12 s,
+        whatever hangs: systemd kills after 15."""
         self._stopping = True
         self._notify.stopping()
         self._refresh_refusals()
         self.servo.request(HOLD)
+        begin_ns = now_ns()
         self._wait(lambda r: r["mode"] not in ("engaged", "stopping"), 1.0)
         report = self.servo.report()
         if self.config.rest_pose is not None and report["torque_on"] and not report["latched"]:
             self.servo.request(PARK)
             time.sleep(3 * self.config.period_ns / 1e9)
-            self._wait(lambda r: not r["parking"] and r["mode"] != "stopping", 10.0)
+            left_s = PARK_S - (now_ns() - begin_ns) / 1e9
+            if not self._wait(lambda r: not r["parking"] and r["mode"] != "stopping", left_s):
+                self._log.warning("park_unfinished", after_s=PARK_S)
+                self.servo.request(HOLD)  # where it is, with torque
+                self._wait(lambda r: r["mode"] not in ("engaged", "stopping"), 0.5)
         self._drain_events()
         for stage in self._stages:
-            stage.stop(timeout_s=2.0)
+            stage.ask_to_stop()
+        stages_end_ns = now_ns() + STAGES_STOP_NS
+        hung = [s.name for s in self._stages if not s.stop(max(0.0, (stages_end_ns - now_ns()) / 1e9))]
+        if hung:
+            self._log.warning("stages_hung", stages=hung)
         self.servo.stop()
         self._drain_events()
         self.flight.stop()
         self.capture.close()
         self.link.close()
-        if self.inference.loaded is not None:
+        if self.inference.loaded is not None and not hung:
             self.inference.loaded.policy.close()
 
     def _wait(self, done: Callable[[dict[str, Any]], bool], seconds: float) -> bool:
@@ -500,6 +520,7 @@ def run(config: Config, *, mode: str | None = None, socket: str | None = None,
     control = Control(config.control, daemon, daemon.servo, path=socket)
     control.start()
     daemon.socket_fresh = control.fresh
+    threading.excepthook = daemon.thread_died
     try:
         daemon.start()
     except BaseException:

@@ -21,6 +21,10 @@ class DeviceError(VladError):
     """A servo bus, camera or accelerator that did not do what was asked of it."""
 
 
+class AbiMismatch(VladError):
+    """Compiled modules and Python of different builds: nothing may start."""
+
+
 class Refused(VladError):
     """A request that is understood and not granted: the message gives the reason and the way out."""
 

@@ -92,10 +92,10 @@ _TABLE = """\
 
 *React*: from the physical fault to the first corrective byte on the bus. *At rest*: joints stopped.
 *Reaction* is the most severe that the row reaches; where *What happens* names several, it begins with
-the least. *Planned* rows are not promised yet; some of them are detected already.
+the least.
 
-| # | Fault | Detected by | What happens | Reaction | Latch | Clears | React | At rest | Test | Status |
-|---|---|---|---|---|---|---|---|---|---|---|
+| # | Fault | Detected by | What happens | Reaction | Latch | Clears | React | At rest | Test |
+|---|---|---|---|---|---|---|---|---|---|
 """
 
 _STAGES = """\
@@ -145,7 +145,7 @@ def markdown() -> str:
             else:
                 rest = f.bound if f.rest_ms is None else f"{rest}; {f.bound}"
         cells = [str(f.id), f"**{f.title}**<br>`{f.name}`", f.detect, f.response, f.reaction.name,
-                 latch_text(f), clear_text(f), react, rest, f.test_id, f.status]  # fmt: skip
+                 latch_text(f), clear_text(f), react, rest, f.test_id]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |\n")
     stages = ", ".join(f"{s} row {i} (`{BY_ID[i].name}`)" for s, i in STAGE_FAULTS.items())
     lines.append(_STAGES.format(stages=stages))

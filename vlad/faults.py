@@ -57,14 +57,7 @@ class Fault:
     def test_id(self) -> str:
         return f"F{self.id:02d}"
 
-    @property
-    def status(self) -> str:
-        return "implemented" if self.id in IMPLEMENTED else "planned"
 
-
-IMPLEMENTED = frozenset(
-    {*range(1, 28), 29, *range(31, 38), *range(39, 43), *range(44, 50)}
-)
 # Stage whose missed heartbeat raises a row: order of enum vlad_stage in csrc/watchdog.h.
 STAGE_FAULTS = {"capture": 2, "vision": 7, "expert": 7, "supervisor": 31, "servo": 24}
 

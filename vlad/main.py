@@ -32,6 +32,14 @@ def run_daemon(argv: Sequence[str]) -> int:
     parser.add_argument("--workers", action="store_true", help="every block in a worker (overrides [block])")
     options = parser.parse_args(argv)
 
+    from vlad import abi
+
+    try:
+        abi.check()  # before anything compiled is used
+    except VladError as error:
+        print(f"vlad run: {error}", file=sys.stderr)
+        return 1
+
     from vlad import config, daemon, log
 
     try:

@@ -230,6 +230,8 @@ def _statistics_disagreements(what: str, statistics: Statistics, joints: int) ->
         return [f"{what} statistics are not finite"]
     if min(statistics.std) < 0:
         return [f"{what} statistics have a negative deviation"]
+    if min(statistics.std) == 0:
+        return [f"{what} statistics have a deviation of 0: a joint that never moved cannot be normalised"]
     return []
 
 

@@ -34,7 +34,15 @@ def write_state(
     ]
     new = path.with_name(path.name + ".new")
     try:
-        new.write_text("\n".join(lines) + "\n")
+        with new.open("w", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # else the name may outlive a power cut and the content not
         os.replace(new, path)
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
     except OSError as error:
         raise DeviceError(f"{path}: {error.strerror}") from error

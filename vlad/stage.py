@@ -74,6 +74,9 @@ class Stage:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
+    def ask_to_stop(self) -> None:
+        self._stop.set()
+
     def stop(self, timeout_s: float) -> bool:
         """Asks the thread to end; False when it has not within `timeout_s`."""
         self._stop.set()

@@ -317,18 +317,16 @@ def test_f46_a_policy_that_starts_elsewhere_does_not_move_the_arm(
 
 
 @pytest.mark.fault(49)
-def test_f49_a_second_daemon_is_refused_the_bus(daemon: Daemon, tmp_path: Path) -> None:
+def test_f49_a_second_daemon_is_refused_the_bus(daemon: Daemon, survival: Survival) -> None:
     with pytest.raises(DeviceError, match="in use"):
         Daemon(daemon.config).start()
+    survival(49, note="a second daemon on the same bus: refused by the lock, naming the port")
 
 
 @pytest.mark.fault(40)
-@pytest.mark.parametrize(("old", "new", "named"), [
-    ("rate_hz", "rate_hz", "servo.ratehz"),
-    ("", "", "arm.port"),
-])
+@pytest.mark.parametrize("named", ["servo.ratehz", "arm.port"])
 def test_f40_a_bad_configuration_ends_with_78(
-    sim: simulator.Simulator, tmp_path: Path, old: str, new: str, named: str
+    sim: simulator.Simulator, tmp_path: Path, named: str, survival: Survival
 ) -> None:
     config = daemons.config_for(sim, tmp_path)
     text = config.path.read_text()
@@ -344,6 +342,7 @@ def test_f40_a_bad_configuration_ends_with_78(
     assert ended.returncode == 78
     assert named in ended.stderr
     assert str(config.path) in ended.stderr
+    survival(40, note=f"status 78, file and key named ({named})")
 
 
 @pytest.mark.fault(32)

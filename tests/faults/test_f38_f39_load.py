@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.survival import Survival
 from tests.tiny_smolvla import build
 from vlad import bundle as bundles
 from vlad import config as configuration
@@ -88,11 +89,12 @@ def _ladder(names: list[str]) -> Callable[[str], str]:
     (lambda t: t.replace("[servo]\n", "[servo]\nrate_hz = 20\n"), "rate"),
 ])
 def test_f39_another_robots_bundle_is_refused(
-    bundle: Path, tmp_path: Path, edit: Callable[[str], str], named: str
+    bundle: Path, tmp_path: Path, edit: Callable[[str], str], named: str, survival: Survival
 ) -> None:
     config = config_with(tmp_path, cameras_of(bundle), edit)
     with pytest.raises(Refused, match=named):
         load(bundle, config, LOOKAHEAD_NS)
+    survival(39, note=f"a bundle for another robot ({named}): refused with the reason")
 
 
 @pytest.mark.fault(39)

@@ -6,6 +6,11 @@ from vlad._native.gate_c cimport *
 
 import numpy as np
 
+cdef extern from "vlad.h":
+    int VLAD_ABI
+
+ABI = VLAD_ABI
+
 AGGREGATES = ("weighted_average", "latest_only", "average", "conservative", "rtc")
 
 

@@ -9,6 +9,11 @@ import os
 
 from vlad.errors import DeviceError
 
+cdef extern from "vlad.h":
+    int VLAD_ABI
+
+ABI = VLAD_ABI
+
 
 cdef _fail(int rc, str what):
     if rc < 0:

@@ -11,6 +11,11 @@ import os
 
 import numpy as np
 
+cdef extern from "vlad.h":
+    int VLAD_ABI
+
+ABI = VLAD_ABI
+
 STATES = ("closed", "open", "streaming", "stopped", "lost")
 COUNTERS = tuple(
     vlad_capture_counter_name(<vlad_capture_counter>i).decode()

@@ -8,6 +8,11 @@ from vlad._native.control_c cimport *
 
 import os
 
+cdef extern from "vlad.h":
+    int VLAD_ABI
+
+ABI = VLAD_ABI
+
 MAX_CLIENTS = VLAD_CONTROL_MAX_CLIENTS
 MAX_GIDS = VLAD_CONTROL_MAX_GIDS
 MAX_LINE = VLAD_CONTROL_MAX_LINE

@@ -16,6 +16,11 @@ import os
 
 import numpy as np
 
+cdef extern from "vlad.h":
+    int VLAD_ABI
+
+ABI = VLAD_ABI
+
 cdef extern from "flight_ring.h" nogil:
     struct vlad_flight_ring:
         uint64_t capacity, head, tail, records, refused

@@ -6,6 +6,11 @@ from vlad._native.gate_c cimport *
 
 import numpy as np
 
+cdef extern from "vlad.h":
+    int VLAD_ABI
+
+ABI = VLAD_ABI
+
 REASONS = tuple(vlad_reason_name(<vlad_reason>i).decode() for i in range(VLAD_N_REASONS))
 
 

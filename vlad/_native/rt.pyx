@@ -6,6 +6,11 @@ from vlad._native.rt_c cimport *
 
 from vlad.errors import ConfigError
 
+cdef extern from "vlad.h":
+    int VLAD_ABI
+
+ABI = VLAD_ABI
+
 
 def lock_process() -> str:
     cdef vlad_rt_step step

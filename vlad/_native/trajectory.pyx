@@ -6,6 +6,11 @@ import errno
 
 import numpy as np
 
+cdef extern from "vlad.h":
+    int VLAD_ABI
+
+ABI = VLAD_ABI
+
 
 cdef class Trajectory:
     cdef vlad_trajectory c

@@ -5,6 +5,11 @@ from libc.string cimport memset
 
 from vlad._native.gate_c cimport to_ns
 
+cdef extern from "vlad.h":
+    int VLAD_ABI
+
+ABI = VLAD_ABI
+
 cdef extern from "watchdog.h" nogil:
     enum:
         VLAD_N_FAULTS

@@ -179,5 +179,10 @@ def _statistics(path: Path, steps: dict[str, _Step], step: str, feature: str, si
     std = tensors.read(f"{feature}.std", (size,))
     if (std < 0).any():
         raise BundleError(f"{tensors.path}: {feature}.std has negative values")
+    if (std == 0).any():
+        raise BundleError(
+            f"{tensors.path}: {feature}.std is 0 for joint {int(np.argmin(std))}: a joint that never moved in the "
+            "recording cannot be normalised; record it moving, or leave it out"
+        )
     limits = [tensors.read(f"{feature}.{k}", (size,)) if f"{feature}.{k}" in tensors else None for k in ("min", "max")]
     return Normalisation(mean, std, limits[0], limits[1], entry.config.eps)
