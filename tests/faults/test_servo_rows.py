@@ -108,11 +108,14 @@ def test_hold_wins_over_engage_in_the_same_tick(moving: Simulation) -> None:
 @pytest.mark.parametrize("direction", ["read_error", "write_error"])
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENODEV, errno.EBADF])
 def test_f15_bus_errors_latch_and_stop_commanding(
-    moving: Simulation, direction: str, number: int
+    moving: Simulation, direction: str, number: int, survival: Survival
 ) -> None:
     writes = moving.arm.judge()["writes"]
     moving.arm.inject(**{direction: number})
-    report = tick(moving, 2)
+    tick(moving)
+    react_ms = 10.0 if not moving.servo.report()["bus_up"] else 20.0
+    survival(15, react_ms=react_ms, note="EIO, ENODEV, EBADF of a read or a write: nothing more is written")
+    report = tick(moving)
     assert report["latched"] == ids("serial_unplugged")
     assert report["mode"] == "faulted"
     assert not report["bus_up"]
@@ -132,9 +135,10 @@ def test_f15_bus_errors_latch_and_stop_commanding(
 
 
 @pytest.mark.fault(16)
-def test_f16_a_dropped_write_waits_for_the_wire(moving: Simulation) -> None:
+def test_f16_a_dropped_write_waits_for_the_wire(moving: Simulation, survival: Survival) -> None:
     moving.arm.inject(drop_writes=1)
     report = tick(moving)
+    survival(16, react_ms=10, note="one write dropped: counted, the same goal again one tick later")
     assert report["counters"]["dropped_writes"] == 1
     assert report["mode"] == "engaged"
     tick(moving, 20)
@@ -282,8 +286,12 @@ def push(sim: Simulation, actions: np.ndarray, *, age_ns: int = 50 * MS, frame_a
 
 @pytest.mark.fault(11)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_f11_not_finite_rejects_whole_and_three_latch(moving: Simulation, value: float) -> None:
+def test_f11_not_finite_rejects_whole_and_three_latch(
+    moving: Simulation, value: float, survival: Survival
+) -> None:
     depth = moving.servo.queue_view()[5]
+    survival(11, note="one NaN or infinity among 300 values: the whole chunk rejected, naming joint and "
+                      "action; the third within 60 s latches")
     for i in range(3):
         actions = sweep_policy(moving.now_ns - 50 * MS, np.zeros(6))
         actions[40, 3] = value
@@ -319,7 +327,11 @@ def test_f12_a_little_outside_is_clamped_and_counted(
 
 
 @pytest.mark.fault(12)
-def test_f12_beyond_is_rejected_by_name_and_three_in_10_s_hold(moving: Simulation) -> None:
+def test_f12_beyond_is_rejected_by_name_and_three_in_10_s_hold(
+    moving: Simulation, survival: Survival
+) -> None:
+    survival(12, note="a position beyond limit and clamp: rejected with joint, action, value and bound; "
+                      "the third within 10 s holds")
     for i in range(3):
         actions = sweep_policy(moving.now_ns - 50 * MS, np.zeros(6))
         actions[7:, 1] = 2.2
@@ -341,7 +353,8 @@ def test_f12_a_step_faster_than_v_max_is_rejected(moving: Simulation) -> None:
 
 
 @pytest.mark.fault(13)
-def test_f13_a_jump_is_blended_or_rejected(moving: Simulation) -> None:
+def test_f13_a_jump_is_blended_or_rejected(moving: Simulation, survival: Survival) -> None:
+    survival(13, note="0.12 rad away: blended within one step a tick; 0.6 rad away: rejected")
     small = sweep_policy(moving.now_ns - 50 * MS, np.zeros(6))
     small[:, 0] += 0.12
     assert push(moving, small)["verdict"] == "accepted"
@@ -357,7 +370,10 @@ def test_f13_a_jump_is_blended_or_rejected(moving: Simulation) -> None:
 
 
 @pytest.mark.fault(10)
-def test_f10_stale_chunks_are_discarded_and_five_in_a_row_hold(moving: Simulation) -> None:
+def test_f10_stale_chunks_are_discarded_and_five_in_a_row_hold(
+    moving: Simulation, survival: Survival
+) -> None:
+    survival(10, note="chunks from 1.8 s ago: discarded at arrival; the fifth in a row holds")
     for i in range(5):
         report = push(moving, sweep_policy(moving.now_ns - 1_800 * MS, np.zeros(6)),
                       age_ns=1_800 * MS)
@@ -373,7 +389,9 @@ def test_f10_an_old_frame_makes_a_chunk_stale(moving: Simulation) -> None:
 
 
 @pytest.mark.fault(9)
-def test_f09_a_drained_queue_comes_to_rest_when_its_last_action_is_due(moving: Simulation) -> None:
+def test_f09_a_drained_queue_comes_to_rest_when_its_last_action_is_due(
+    moving: Simulation, survival: Survival
+) -> None:
     last_due_ns = moving.servo.queue_view()[4]
     assert last_due_ns is not None
     moving._advance(last_due_ns + 2 * TICK_NS)
@@ -381,12 +399,17 @@ def test_f09_a_drained_queue_comes_to_rest_when_its_last_action_is_due(moving: S
     assert report["at_rest"]
     assert report["mode"] == "engaged"
     assert moving.arm.judge()["last_motion_ns"] <= last_due_ns + TICK_NS
+    late_ms = max(0.0, (moving.arm.judge()["last_motion_ns"] - last_due_ns) / 1e6)
+    survival(9, react_ms=0, rest_ms=late_ms, note="at rest, after the last queued action was due; "
+                                                  "braking began before")
     assert report["counters"]["starved"]["inference"] + report["counters"]["starved"]["cold"] > 0
 
 
 @pytest.mark.fault(46)
-def test_f46_a_first_chunk_far_from_the_arm_is_refused(servo_config: ServoConfig,
-                                                       scheduler_config: SchedulerConfig) -> None:
+def test_f46_a_first_chunk_far_from_the_arm_is_refused(
+    servo_config: ServoConfig, scheduler_config: SchedulerConfig, survival: Survival
+) -> None:
+    survival(46, note="a first chunk 1.5 rad away: rejected, the engagement ends, no goal moves")
     sim = Simulation(servo_config, scheduler_config, sweep_policy, lambda _: 50 * MS,
                      start_ns=START_NS, pose=(1.5, 0.0, 0.0, 0.0, 0.0, 0.5))
     assert sim.engage() == "engaged"
