@@ -130,7 +130,7 @@ class Daemon:
         self.memory = MemoryPressure(
             board.memory_pressure, board.memory_cgroup, board.memory_warn_percent / 100)
         self.throttling = Throttling(board.thermal_zone, board.throttle_c, board.critical_c)
-        self.disk = Disk(written_directories(), log_counters)
+        self.disk = Disk([*written_directories(), *self.flight.directories], log_counters)
         self.surroundings = Surroundings(self.servo, {
             "calibration": self.calibration_file, "memory": self.memory,
             "throttling": self.throttling, "disk": self.disk,

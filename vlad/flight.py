@@ -106,8 +106,12 @@ class FlightRecorder:
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="vlad-flight", daemon=True)
         self._left: Path | None = None
+        self.directories: list[str] = []  # that can be written to: for whoever watches them
         if not self.enabled:
             return
+        self._error = self._directory.problem()
+        if not self._error:
+            self.directories = [str(self._directory.path)]
         if memory is not None:
             self._left = self._set_aside(memory)
         about = msgspec.structs.replace(about, state_every_ns=STATE_EVERY_NS)
@@ -122,9 +126,8 @@ class FlightRecorder:
             return
         if self._memory.problem:
             self._log.warning("flight_memory", reason=self._memory.problem)
-        if problem := self._directory.problem():
-            self._error = problem
-            self._log.warning("flight_directory", reason=problem)
+        if self._error:
+            self._log.warning("flight_directory", reason=self._error)
         self._thread.start()
 
     def stop(self, timeout_s: float = 5.0) -> None:
@@ -298,7 +301,8 @@ class FlightRecorder:
             return {"enabled": False}
         rings = {"loop": self._memory.loop, "producer": self._memory.producer, "notes": self._memory.notes}
         return {
-            "enabled": True, "survives_crash": self._memory.survives, "error": self._error,
+            "enabled": True, "survives_crash": self._memory.survives, "locked": self._recorder.locked,
+            "error": self._error,
             **self._counts, "removed": self._directory.removed,
             "fill": {n: r.counters["bytes"] / r.counters["capacity"] for n, r in rings.items()},
             "refused": sum(r.counters["refused"] for r in rings.values()),

@@ -110,6 +110,7 @@ TABLE = (
     Metric("capture.skewed", "vlad_capture_skewed_total", "counter", "Sets of frames too far apart in time, and not used"),
     Metric("bus.{counter}", "vlad_bus_{counter}_total", "counter", "Of the servo bus since start"),
     Metric("flight.enabled", "vlad_flight_enabled", "gauge", "1 when the flight record is on"),
+    Metric("flight.locked", "vlad_flight_locked", "gauge", "1 when the memory that the servo loop records to is locked"),
     Metric("flight.survives_crash", "vlad_flight_survives_crash", "gauge", "1 when a killed daemon leaves its record in memory"),
     Metric("flight.fill.{ring}", "vlad_flight_fill_ratio", "gauge", "How full a ring of the flight record is"),
     Metric("flight.{counter}", "vlad_flight_{counter}_total", "counter", "Files of the flight record: written, failed, postponed, removed ..."),

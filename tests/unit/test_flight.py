@@ -313,7 +313,6 @@ def test_f34_no_directory(fly: Any, tmp_path: Path) -> None:
 def test_the_directory_is_bounded_and_only_ours_give_way(fly: Any) -> None:
     flown = fly(max_files=3)
     go(flown, 1)
-    flown.directory.mkdir()
     (flown.directory / "notes.txt").write_text("mine")
     (flown.directory / "flight-000003-x.mcap.part").write_text("of a process that died")
     names = [written(flown).name for _ in range(5)]

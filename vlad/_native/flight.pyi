@@ -40,8 +40,11 @@ def snapshot(memory: Buffer) -> bytes:
     """Ring.snapshot() of any memory, believed nothing of. ValueError where it is no ring."""
 
 class Recorder:
-    """Records every tick and push of a loop. OSError(EBUSY) once the loop has run."""
+    """Records every tick and push of a loop. OSError(EBUSY) once the loop has run.
 
+    locked: what the loop writes to was locked in memory, so that it never waits for a page."""
+
+    locked: bool
     def __init__(self, servo: Servo, loop: Ring, producer: Ring, state_every_ns: int) -> None: ...
 
 class Replay:

@@ -87,6 +87,14 @@ cdef extern from "flight.h" nogil:
     int vlad_flight_attach(vlad_servo *, vlad_flight *, vlad_flight_ring *, vlad_flight_ring *,
                            int64_t)
 
+cdef extern from "rt.h" nogil:
+    struct vlad_rt_ops:
+        pass
+    struct vlad_rt_step:
+        pass
+    const vlad_rt_ops vlad_rt_posix
+    int vlad_rt_lock_memory(const vlad_rt_ops *, void *, size_t, vlad_rt_step *)
+
 cdef extern from "flight_replay.h" nogil:
     struct vlad_flight_replay:
         pass
@@ -195,8 +203,10 @@ cdef class Recorder:
 
     cdef vlad_flight *c
     cdef object _keep
+    cdef readonly bint locked
 
     def __cinit__(self, servo, Ring loop, Ring producer, state_every_ns):
+        cdef vlad_rt_step step
         cdef vlad_servo *c = <vlad_servo *><uintptr_t>servo.lower_context_address()
         self.c = <vlad_flight *>calloc(1, sizeof(vlad_flight))
         if self.c is NULL:
@@ -206,6 +216,9 @@ cdef class Recorder:
         if rc:
             raise OSError(-rc, os.strerror(-rc))
         servo.keep(self)
+        memset(&step, 0, sizeof(step))
+        self.locked = vlad_rt_lock_memory(&vlad_rt_posix, loop.view.buf, loop.size, &step) == 0 and \
+            vlad_rt_lock_memory(&vlad_rt_posix, self.c, sizeof(vlad_flight), &step) == 0
 
     def __dealloc__(self):
         free(self.c)
