@@ -20,6 +20,8 @@ def status_text(status: Mapping[str, Any], now_ns: int, colour: bool) -> str:
     ladder = (status.get("policy") or {}).get("ladder") or {}
     if len(ladder) > 1:
         rows += [("ladder" if i == 0 else "", _rung(*item)) for i, item in enumerate(ladder.items())]
+    if rtc := (status.get("policy") or {}).get("rtc"):
+        rows.append(("rtc", _rtc(rtc)))
     inference = status.get("t_inference_ms") or {}
     rows.append(("T_inference", ", ".join(f"{k} {_number(inference.get(k), 'ms')}"
                                           for k in ("p50", "p99", "predicted"))))  # fmt: skip
@@ -81,6 +83,13 @@ def _rung(name: str, rung: Mapping[str, Any]) -> str:
     return (f"{name}: {_number(rung.get('predicted_ms'), 'ms')} predicted, "
             f"{_number(rung.get('measured_ms'), 'ms')} at load; {rung.get('requests', 0)} requests, "
             f"{rung.get('rejected', 0)} rejected" + (f"; passed by: {reasons}" if reasons else ""))  # fmt: skip
+
+
+def _rtc(rtc: Mapping[str, Any]) -> str:
+    unguided = ", ".join(f"{cause} {count}" for cause, count in (rtc.get("unguided") or {}).items() if count)
+    return (f"{rtc.get('guided', 0)} chunks guided" + (f", not {unguided}" if unguided else "")
+            + f"; {rtc.get('consumed_actions')} actions meanwhile, {rtc.get('delay_actions')} predicted; "
+            f"off by {_number((rtc.get('prefix_rms') or {}).get('p95'), 'at 95 %')}")  # fmt: skip
 
 
 def _chunks(chunks: Mapping[str, Any]) -> str:

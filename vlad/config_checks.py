@@ -50,6 +50,8 @@ def resolve(keys: FileKeys, path: Path) -> Config:
         parse_ladder(policy.ladder)
     except ValueError as error:
         fail(path, "policy.ladder", str(error))
+    if policy.rtc is not None and policy.aggregate != "rtc":
+        fail(path, "policy.rtc", f'needs policy.aggregate = "rtc", which is "{policy.aggregate}"')
     if policy.bundle is not None:
         policy = msgspec.structs.replace(policy, bundle=_absolute(path, policy.bundle))
     control = msgspec.structs.replace(keys.control, socket=_absolute(path, keys.control.socket))

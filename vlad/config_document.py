@@ -20,6 +20,7 @@ TABLES: tuple[type[msgspec.Struct], ...] = (
     keys.JointKeys,
     keys.ServoKeys,
     keys.PolicyKeys,
+    keys.RtcKeys,
     keys.CameraKeys,
     keys.StageKeys,
     keys.BlockKeys,

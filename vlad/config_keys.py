@@ -123,6 +123,26 @@ class ServoKeys(_Table, frozen=True, kw_only=True):
     ] = 20
 
 
+class RtcKeys(_Table, frozen=True, kw_only=True):
+    """`[policy.rtc]`: how a new chunk is drawn to the old one, with `aggregate = "rtc"`."""
+
+    horizon: Annotated[
+        Annotated[int, msgspec.Meta(ge=1, le=256)] | Literal["auto"],
+        _key(
+            "so many actions from the observation on, or as many as inference takes where that is more; "
+            "`auto`: all that are left of the old chunk"
+        ),
+    ] = "auto"
+    schedule: Annotated[
+        Literal["exp", "linear", "ones", "zeros"],
+        _key(
+            "how the pull falls off behind what is executed during inference: `exp` or `linear` down to "
+            "the horizon, `ones` not before it, `zeros` at once"
+        ),
+    ] = "exp"
+    max_weight: Annotated[float, _key("bound of the pull at one flow step", gt=0, le=100)] = 10.0
+
+
 class PolicyKeys(_Table, frozen=True, kw_only=True):
     """`[policy]`: what drives the arm, and when it is asked."""
 
@@ -159,9 +179,13 @@ class PolicyKeys(_Table, frozen=True, kw_only=True):
         ),
     ] = 3.0
     aggregate: Annotated[
-        Literal["weighted_average", "latest_only", "average", "conservative"],
-        _key("how overlapping chunks are merged"),
-    ] = "weighted_average"
+        Literal["rtc", "weighted_average", "latest_only", "average", "conservative"],
+        _key(
+            "how one chunk goes on from the last: `rtc` samples it so that it does (a flow-matching "
+            "policy; docs/seams.md), the others mix the actions of both where they overlap"
+        ),
+    ] = "rtc"
+    rtc: Annotated[RtcKeys | None, _key("see `[policy.rtc]`")] = None
     max_jump_deg: Annotated[
         float, _key("farthest first action of a cold start from the arm's pose", gt=0, le=180)
     ] = 30.0

@@ -263,6 +263,9 @@ class Demo:
             problems.append(f"held and resumed {self.resumes} times")
         if self.engaged_s < ENGAGED_SHARE * self.options.seconds:
             problems.append(f"engaged for {self.engaged_s:.1f} of {self.options.seconds:g} s")
+        rtc = self.final["policy"]["rtc"]
+        if rtc and self.options.mode == "async" and not rtc["guided"]:
+            problems.append("no chunk was guided, though policy.aggregate is rtc")
         servo = self.final["servo"]
         if wire.goals < 0.99 * servo["writes"]:
             problems.append(f"the recording has {wire.goals} goal frames, {servo['writes']} were sent")
@@ -291,6 +294,7 @@ def summary(report: Mapping[str, Any]) -> str:
         f"resumed {report['resumes']} times, gaps {execution['gaps']}, starved ticks {starved or 'none'}",
         f"chunks        accepted {chunks['accepted']}, late {chunks['late']}, stale {chunks['stale']}, "
         f"rejected {chunks['rejected'] or 0}, clamped {chunks['clamped']}",
+        *([_guided(policy["rtc"])] if policy["rtc"] else []),
         f"T_inference   p50 {t['p50']:.1f} ms, p99 {t['p99']:.1f} ms, predicted {t['predicted']:.1f} ms",
         f"T_execution   threshold {policy['threshold_ms']:.0f} ms of "
         f"{1e3 * policy['chunk_size'] / policy['rate_hz']:.0f} ms a chunk",
@@ -306,6 +310,13 @@ def summary(report: Mapping[str, Any]) -> str:
           f"of it {w['overhead_us']['p50']:.0f} us beside the computation (p99 {w['overhead_us']['p99']:.0f} us)"
           for name, w in report.get("workers", {}).items()),
     ])
+
+
+def _guided(rtc: Mapping[str, Any]) -> str:
+    off = rtc["prefix_rms"]["p95"]
+    return (f"rtc           {rtc['guided']} chunks guided, {sum(rtc['unguided'].values())} not; delay "
+            f"{rtc['consumed_actions']} actions, {rtc['delay_actions']} predicted; prefix off by "
+            f"{'-' if off is None else f'{off:.3g}'} (p95, normalised)")
 
 
 def versions() -> dict[str, str]:

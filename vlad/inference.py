@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from vlad.camera import Frame
 from vlad.capture import Capture
 from vlad.errors import BlockFailed
-from vlad.expert import Guidance
 from vlad.faults import BY_NAME
 from vlad.ladder import FULL, Rung
 from vlad.load_check import LoadCheck
+from vlad.rtc import RealTimeChunking, RtcConfig
+from vlad.sampler import Sampler, SamplingPolicy
 from vlad.scheduler import Refusal, Request, Scheduler, SchedulerConfig, View
 from vlad.servo import MS, Servo, now_ns
 from vlad.stage import Stage
@@ -36,14 +37,10 @@ STAGE_BOUND_MIN_NS = 500 * MS
 INFERENCE_FAILED = BY_NAME["inference_failed"].id
 
 
-class RunnablePolicy(Encoder, Protocol):
+class RunnablePolicy(Encoder, SamplingPolicy, Protocol):
     """What the stages call; vlad.policy.Policy is one."""
 
     def warm_up(self) -> None: ...
-    def sample(
-        self, prefix: Any, *, generator: np.random.Generator, steps: int | None = None,
-        guidance: Guidance | None = None,
-    ) -> NDArray[np.float64]: ...
     def close(self) -> None: ...
 
 
@@ -64,6 +61,7 @@ class Loaded:
     max_change: float = 0.0  # of a camera whose tokens are reused
     rungs_ns: Mapping[Rung, tuple[int, ...]] = field(default_factory=dict)  # passes of each rung below
     vision_ns: int = 0  # one camera's tokens
+    rtc: RtcConfig | None = None  # then `policy` is a GuidablePolicy
 
     @property
     def costs_ns(self) -> dict[Rung, tuple[int, ...]]:
@@ -90,6 +88,7 @@ class _Work:
     loaded: Loaded
     observation: Observation
     prefix: Any
+    task: Any
     t_prefix_ns: int  # when the prefix was complete
 
 
@@ -130,6 +129,7 @@ class Inference:
         self.loaded: Loaded | None = None
         self.scheduler: Scheduler | None = None
         self._cache: TokenCache | None = None
+        self.sampler: Sampler | None = None
         self.task: Any = None
         self.task_text: str | None = None
         self.records: deque[ChunkRecord] = deque(maxlen=4096)
@@ -146,11 +146,14 @@ class Inference:
         scheduler = Scheduler(loaded.scheduler)
         scheduler.latency.warm(loaded.costs_ns, loaded.vision_ns)
         cache = TokenCache(loaded.cameras, loaded.scheduler.horizon_ns, loaded.max_change)
+        sampler = Sampler(loaded.policy, self._generator, None if loaded.rtc is None else RealTimeChunking(
+            loaded.rtc, period_ns=scheduler.config.period_ns, lookahead_ns=self._servo.lookahead_ns
+        ))  # fmt: skip
         with self._idle:
             if not self._idle.wait_for(self._nothing_in_flight, timeout_s):
                 raise TimeoutError(f"an inference is still running after {timeout_s:g} s")
             former, self.loaded, self.scheduler = self.loaded, loaded, scheduler
-            self._cache = cache
+            self._cache, self.sampler = cache, sampler
             self.task = self.task_text = None
             self._servo.policy_timing(
                 loaded.scheduler.period_ns, loaded.scheduler.horizon_ns, loaded.max_frame_age_ns
@@ -205,7 +208,7 @@ class Inference:
             loaded.policy, request.rung, planned.frames, now_ns=request.admitted_ns,
             epoch=request.epoch, task=planned.task, t_obs_ns=t_obs, state=state, beat=stage.beat,
         )
-        return _Work(request, loaded, observation, prefix, now_ns())
+        return _Work(request, loaded, observation, prefix, planned.task, now_ns())
 
     # --- expert stage ------------------------------------------------------------------------
 
@@ -222,9 +225,9 @@ class Inference:
                 self._fail(work.request, error)
 
     def _sample(self, work: _Work) -> NDArray[np.float64]:
-        """The chunk of a request: the one place where the sampler's options are chosen."""
-        return work.loaded.policy.sample(
-            work.prefix, generator=self._generator, steps=work.request.rung.steps, guidance=None
+        assert self.sampler is not None
+        return self.sampler.sample(
+            work.prefix, work.request, task=work.task, t_obs_ns=work.observation.t_obs_ns, now_ns=now_ns()
         )
 
     def _push(self, work: _Work, actions: NDArray[np.float64]) -> None:
@@ -234,6 +237,8 @@ class Inference:
             frame_age_ns=seen.frame_age_ns, reuse_age_ns=seen.reuse_age_ns, cold=request.cold,
         )
         arrival = report["now_ns"]
+        assert self.sampler is not None
+        self.sampler.judged(report)
         with self._idle:
             assert self.scheduler is not None
             self._retrying = False

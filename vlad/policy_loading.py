@@ -10,11 +10,14 @@ import numpy as np
 
 from vlad import bundle as bundles
 from vlad.config import Config
+from vlad.config_keys import PolicyKeys, RtcKeys
 from vlad.errors import BundleError, Refused
 from vlad.inference import STAGE_BOUND_MIN_NS, Loaded, RunnablePolicy
 from vlad.ladder import parse_ladder
 from vlad.load_check import check_load
 from vlad.pass_cost import measure_pass, measure_vision
+from vlad.rtc import RtcConfig
+from vlad.sampler import GuidablePolicy
 from vlad.scheduler import SchedulerConfig
 from vlad.servo import MAX_ACTIONS, MS
 
@@ -80,6 +83,14 @@ def mismatches(manifest: bundles.Manifest, config: Config) -> list[str]:
     return wrong
 
 
+def rtc_of(keys: PolicyKeys) -> RtcConfig | None:
+    """Real-time chunking as configured; None when chunks are merged in another way."""
+    if keys.aggregate != "rtc":
+        return None
+    rtc = keys.rtc or RtcKeys()
+    return RtcConfig(rtc.horizon, rtc.schedule, rtc.max_weight)
+
+
 def load(
     path: str | Path,
     config: Config,
@@ -122,6 +133,11 @@ def load(
         policy.close()
         raise BundleError(f"{path}: does not run: {type(error).__name__}: {error}") from error
     progress()
+    rtc = rtc_of(config.policy)
+    if rtc is not None and not isinstance(policy, GuidablePolicy):
+        policy.close()
+        raise Refused(f'{path}: policy.aggregate = "rtc" steers flow matching, and this policy has none: '
+                      'use "weighted_average"')
     timing = SchedulerConfig(
         period_ns=round(1e9 / manifest.rate_hz),
         chunk_size=manifest.chunk_size,
@@ -151,6 +167,7 @@ def load(
         max_change=config.policy.reuse_change,
         rungs_ns=rungs,
         vision_ns=vision_ns,
+        rtc=rtc,
     )
 
 

@@ -11,8 +11,7 @@ identity, so none is computed here.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Hashable
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,6 +23,7 @@ from vlad.expert import Guidance
 
 Array = NDArray[np.float32]
 Schedule = Literal["linear", "exp", "zeros", "ones"]
+UNGUIDED = ("cold", "changed", "elapsed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,30 +116,33 @@ class RtcCounts:
     engagement), `changed` (the task, since the old chunk), `elapsed` (nothing is left of it)."""
 
     guided: int = 0
-    unguided: Counter[str] = field(default_factory=Counter)
+    unguided: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(UNGUIDED, 0)))
     underestimated: int = 0  # more was read by the arrival than predicted
-    delay: int = 0  # predicted, of the newest guided chunk
+    delay: int = 0  # actions, predicted, of the newest guided chunk
     consumed: int = 0  # what it came to
-    prefix_rms: float = 0.0  # its distance from the old chunk over what was read, normalised units
+    # How far guided chunks are from the old ones over what was read: rms, normalised units.
+    prefix_rms: deque[float] = field(default_factory=lambda: deque(maxlen=100))
+
+    def prefix_rms_quantile(self, q: float) -> float | None:
+        """Of the newest hundred guided chunks."""
+        return float(np.quantile(list(self.prefix_rms), q)) if self.prefix_rms else None
 
 
 class RealTimeChunking:
     """The newest accepted chunk of one policy, and how the next one continues it. One thread."""
 
-    def __init__(self, config: RtcConfig, *, period_ns: int, lookahead_ns: int, joints: int) -> None:
-        """period_ns: 1/f of the policy. lookahead_ns: how far ahead of now the queue is read.
-        joints: how many of the action dimensions are the arm's."""
+    def __init__(self, config: RtcConfig, *, period_ns: int, lookahead_ns: int) -> None:
+        """period_ns: 1/f of the policy. lookahead_ns: how far ahead of now the queue is read."""
         self._config = config
         self._period_ns = period_ns
         self._lookahead_ns = lookahead_ns
-        self._joints = joints
-        self._context: Hashable = None
+        self._context: object = None
         self._t0_ns = 0
         self._actions: Array | None = None  # [chunk, max_action_dim], action 0 due at _t0_ns
         self.counts = RtcCounts()
 
     def plan(
-        self, context: Hashable, *, t_obs_ns: int, arrival_ns: int, cold: bool
+        self, context: object, *, t_obs_ns: int, arrival_ns: int, cold: bool
     ) -> Continuation | None:
         """What a chunk observed at `t_obs_ns` and expected at `arrival_ns` continues; None where
         there is nothing valid to continue. context: whatever makes an old chunk another intention
@@ -166,27 +169,29 @@ class RealTimeChunking:
         self.counts.guided += 1
         return Continuation(t_obs_ns, delay, left, target, weights, config.max_weight)
 
-    def accepted(
-        self, context: Hashable, continuation: Continuation | None, actions: Array,
-        *, t0_ns: int, arrival_ns: int,
+    def judged(
+        self, context: object, continuation: Continuation | None, actions: Array,
+        *, joints: int, arrival_ns: int, t0_ns: int | None,
     ) -> None:  # fmt: skip
-        """The queue has taken `actions` (normalised, `[chunk, max_action_dim]`), action 0 due at
-        `t0_ns`. A chunk that it rejected is not told: the old one goes on."""
+        """The chunk that was planned so has reached the queue: `actions` normalised, `[chunk,
+        max_action_dim]`, the arm's being the first `joints`. t0_ns: when its action 0 is due; None
+        when it was rejected, and the old chunk goes on."""
+        read_ns = arrival_ns + self._lookahead_ns
         if continuation is not None:
-            consumed = consumed_actions(t0_ns, arrival_ns + self._lookahead_ns, self._period_ns)
-            kept = min(consumed, continuation.left, len(actions))
+            self._measure(continuation, actions[:, :joints], read_ns)
+        if t0_ns is None:
+            return
+        if continuation is not None:
+            kept = min(consumed_actions(t0_ns, read_ns, self._period_ns), continuation.left)
             # As the queue merges (VLAD_RTC): what has been read stays what it was.
             actions = np.concatenate([continuation.target[:kept], actions[kept:]])
         self._context, self._t0_ns, self._actions = context, t0_ns, actions
 
-    def measure(self, continuation: Continuation, actions: Array, *, arrival_ns: int) -> None:
-        """How well a guided chunk goes on, whatever the gate says to it."""
-        consumed = consumed_actions(
-            continuation.t_obs_ns, arrival_ns + self._lookahead_ns, self._period_ns
-        )
-        n = min(consumed, continuation.left)
+    def _measure(self, continuation: Continuation, actions: Array, read_ns: int) -> None:
         counts = self.counts
-        counts.delay, counts.consumed = continuation.delay, consumed
-        counts.underestimated += consumed > continuation.delay
-        off = (actions - continuation.target)[:n, : self._joints]
-        counts.prefix_rms = float(np.sqrt(np.mean(np.square(off))))
+        counts.delay = continuation.delay
+        counts.consumed = consumed_actions(continuation.t_obs_ns, read_ns, self._period_ns)
+        counts.underestimated += counts.consumed > counts.delay
+        n = min(counts.consumed, continuation.left)
+        off = actions[:n] - continuation.target[:n, : actions.shape[1]]
+        counts.prefix_rms.append(float(np.sqrt(np.mean(np.square(off)))))

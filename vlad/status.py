@@ -70,6 +70,20 @@ def ladder_rows(scheduler: Scheduler, loaded: Loaded) -> dict[str, dict[str, Any
     return rows
 
 
+def rtc_row(inference: Inference) -> dict[str, Any] | None:
+    """Real-time chunking: how often a chunk was guided, and how well it goes on from the old one."""
+    rtc = inference.sampler and inference.sampler.rtc
+    if not rtc:
+        return None
+    counts = rtc.counts
+    return {
+        "guided": counts.guided, "unguided": dict(counts.unguided),
+        "delay_actions": counts.delay, "consumed_actions": counts.consumed,
+        "underestimated": counts.underestimated,
+        "prefix_rms": {"p50": counts.prefix_rms_quantile(0.5), "p95": counts.prefix_rms_quantile(0.95)},
+    }
+
+
 def compose(
     report: dict[str, Any],
     inference: Inference,
@@ -161,6 +175,7 @@ def compose(
             "tight": scheduler.counts.tight, "failed": scheduler.counts.failed,
             "retries": inference.retries,
             "ladder": ladder_rows(scheduler, loaded),
+            "rtc": rtc_row(inference),
         },
         "workers": workers.status() if loaded and (workers := workers_of(loaded.policy)) else {},
         "cameras": {

@@ -16,7 +16,9 @@ from vlad import bundle as bundles
 from vlad import config as configuration
 from vlad.config import Config
 from vlad.errors import BundleError, Refused
-from vlad.policy_loading import load, mismatches
+from vlad.policy import Policy
+from vlad.policy_loading import load, mismatches, rtc_of
+from vlad.rtc import RtcConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOKAHEAD_NS = 85_000_000
@@ -137,3 +139,39 @@ def test_f38_a_policy_that_fails_while_warming_up_is_refused_and_closed(
         load(bundle, config_with(tmp_path, cameras_of(bundle)), LOOKAHEAD_NS,
              factory=lambda *_: Broken())  # type: ignore[arg-type, return-value]
     assert closed == [True]
+
+
+def test_rtc_is_configured_by_default_and_needs_a_policy_that_can_be_steered(
+    bundle: Path, tmp_path: Path
+) -> None:
+    loaded = load(bundle, config_with(tmp_path, cameras_of(bundle)), LOOKAHEAD_NS)
+    assert loaded.rtc == RtcConfig()
+    loaded.policy.close()
+    own = config_with(tmp_path, cameras_of(bundle), lambda text: text.replace(
+        "[control]", '[policy.rtc]\nhorizon = 12\nschedule = "linear"\nmax_weight = 5\n\n[control]'
+    ))  # fmt: skip
+    assert rtc_of(own.policy) == RtcConfig(12, "linear", 5.0)
+    closed = []
+
+    class Regression(Policy):
+        """Says its chunk at once, as ACT does."""
+
+        sample_normalised = None  # type: ignore[assignment]
+
+        def sample(self, *args: Any, **options: Any) -> Any:
+            return np.zeros((8, 6))
+
+        def close(self) -> None:
+            closed.append(True)
+            super().close()
+
+    with pytest.raises(Refused, match="flow matching"):
+        load(bundle, config_with(tmp_path, cameras_of(bundle)), LOOKAHEAD_NS,
+             factory=lambda made, _: Regression(made))
+    assert closed == [True]
+    merged = config_with(tmp_path, cameras_of(bundle), lambda text: text.replace(
+        "[control]", '[policy]\naggregate = "average"\n\n[control]'
+    ))  # fmt: skip
+    loaded = load(bundle, merged, LOOKAHEAD_NS, factory=lambda made, _: Regression(made))
+    assert loaded.rtc is None
+    loaded.policy.close()

@@ -114,8 +114,8 @@ def test_a_prefix_filled_with_zeros_pulls_to_the_mean_pose(theirs: Arrays) -> No
 
 def test_vlad_continues_nothing_after_an_underrun_and_pads_with_the_last(theirs: Arrays) -> None:
     free = theirs["underrun_free"]
-    rtc = RealTimeChunking(RtcConfig(), period_ns=PERIOD_NS, lookahead_ns=0, joints=6)
-    rtc.accepted("here", None, free, t0_ns=0, arrival_ns=0)
+    rtc = RealTimeChunking(RtcConfig(), period_ns=PERIOD_NS, lookahead_ns=0)
+    rtc.judged("here", None, free, joints=6, arrival_ns=0, t0_ns=0)
     end = len(free) * PERIOD_NS
     assert rtc.plan("here", t_obs_ns=end, arrival_ns=end + PERIOD_NS, cold=True) is None
     assert rtc.plan("here", t_obs_ns=end, arrival_ns=end + PERIOD_NS, cold=False) is None

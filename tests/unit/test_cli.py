@@ -30,6 +30,10 @@ STATUS: dict[str, Any] = {
     "t_execution_ms": 833.3,
     "queue_depth": 25,
     "chunks": {"accepted": 120, "late": 0, "stale": 1, "rejected": {"stale": 1, "step": 2}},
+    "policy": {"rtc": {
+        "guided": 119, "unguided": {"cold": 1, "changed": 0}, "delay_actions": 16, "consumed_actions": 17,
+        "underestimated": 1, "prefix_rms": {"p50": 0.004, "p95": 0.0125},
+    }},
     "servo": {
         "rate_hz": 100, "realtime": False, "wake_us": {"p50": 12, "p99": 60.5, "max": 300},
         "compute_us": {"p99": 9}, "overruns": 4,
@@ -62,6 +66,7 @@ def test_status_in_words(served: Served, capsys: pytest.CaptureFixture[str]) -> 
     for part in (
         "mode         holding", "engageable   no: no task is set", "a camera has no fresh frame",
         "p50 420.2 ms, p99 611 ms, predicted -", "833.3 ms, 25 actions queued",
+        "rtc          119 chunks guided, not cold 1; 17 actions meanwhile, 16 predicted; off by 0.0125 at 95 %",
         "120 accepted, 0 late, 1 stale, 3 rejected (stale 1, step 2)",
         "100 Hz, NOT real-time, wake p50 12 us p99 60.5 us max 300 us, compute 9 us, 4 overruns",
         "F07 vision_stalled: hold, latched, for",

@@ -23,7 +23,7 @@ def demo(modes: list[str], tmp_path: Path, **final: Any) -> Demo:
     it.final = {
         "faults": [], "servo": {"wire_limit": 0, "wire_step": 0, "writes": 1000},
         "execution": {"action_age_max_ms": 500.0},
-        "policy": {"chunk_size": 50, "rate_hz": 30.0},
+        "policy": {"chunk_size": 50, "rate_hz": 30.0, "rtc": {"guided": 9}},
     } | final
     return it
 
@@ -73,3 +73,11 @@ def test_too_many_resumes_are_no_run(tmp_path: Path) -> None:
     it = demo(["engaged"] * 10, tmp_path)
     it.resumes = MAX_RESUMES + 1
     assert len(it._problems(wire())) == 1
+
+
+def test_chunks_that_were_never_guided_are_a_problem(tmp_path: Path) -> None:
+    it = demo(["engaged"] * 10, tmp_path)
+    it.final["policy"]["rtc"] = {"guided": 0}
+    assert ["guided" in problem for problem in it._problems(wire())] == [True]
+    it.final["policy"]["rtc"] = None  # another aggregate
+    assert it._problems(wire()) == []

@@ -36,13 +36,21 @@ def numbered(t0: int, total: int = TOTAL) -> Array:
 def chunking(**config: object) -> RealTimeChunking:
     """With LeRobot's defaults where `config` says nothing."""
     given = RtcConfig(**({"horizon": 10, "schedule": "linear"} | config))  # type: ignore[arg-type]
-    return RealTimeChunking(given, period_ns=PERIOD, lookahead_ns=0, joints=JOINTS)
+    return RealTimeChunking(given, period_ns=PERIOD, lookahead_ns=0)
+
+
+def accept(
+    rtc: RealTimeChunking, continuation: Continuation | None, actions: Array, *, t0: int | None,
+    arrival: int, context: object = "task",
+) -> None:  # fmt: skip
+    """t0 None: it was rejected."""
+    rtc.judged(context, continuation, actions, joints=JOINTS, arrival_ns=arrival, t0_ns=t0)
 
 
 def after_one_chunk(**config: object) -> RealTimeChunking:
     """One chunk was accepted, action 0 due at 1000."""
     rtc = chunking(**config)
-    rtc.accepted("task", None, numbered(1000), t0_ns=1000, arrival_ns=1000)
+    accept(rtc, None, numbered(1000), t0=1000, arrival=1000)
     return rtc
 
 
@@ -139,8 +147,8 @@ def test_the_delay_counts_what_is_due_and_what_is_on_its_way(read: int, expected
 
 
 def test_the_lookahead_is_part_of_the_delay() -> None:
-    rtc = RealTimeChunking(RtcConfig(), period_ns=PERIOD, lookahead_ns=90, joints=JOINTS)
-    rtc.accepted("task", None, numbered(1000), t0_ns=1000, arrival_ns=1000)
+    rtc = RealTimeChunking(RtcConfig(), period_ns=PERIOD, lookahead_ns=90)
+    accept(rtc, None, numbered(1000), t0=1000, arrival=1000)
     assert planned(rtc, 1200, 1310).delay == 5  # reads at 1400: 1200, 1250, ... 1400
 
 
@@ -169,8 +177,8 @@ def test_the_horizon_is_clipped_to_what_is_left() -> None:
 
 
 def test_by_default_all_that_is_left_counts() -> None:
-    rtc = RealTimeChunking(RtcConfig(), period_ns=PERIOD, lookahead_ns=0, joints=JOINTS)
-    rtc.accepted("task", None, numbered(1000), t0_ns=1000, arrival_ns=1000)
+    rtc = RealTimeChunking(RtcConfig(), period_ns=PERIOD, lookahead_ns=0)
+    accept(rtc, None, numbered(1000), t0=1000, arrival=1000)
     assert planned(rtc, 1200, 1400).weights.tolist() == prefix_weights("exp", 5, 16, TOTAL).tolist()
 
 
@@ -191,7 +199,7 @@ def test_the_schedule_and_the_weight_are_the_configured_ones() -> None:
 def test_an_observation_before_the_first_action_continues_that_one() -> None:
     """A cold chunk is anchored at its arrival: the next observation may be a period older."""
     rtc = chunking()
-    rtc.accepted("task", None, numbered(1050), t0_ns=1050, arrival_ns=1010)
+    accept(rtc, None, numbered(1050), t0=1050, arrival=1010)
     continuation = planned(rtc, 1020, 1100)
     assert continuation.target[:4, 0].tolist() == [21, 21, 22, 23]
     assert continuation.left == TOTAL + 1
@@ -202,8 +210,7 @@ def test_what_the_arm_has_read_stays_in_the_next_continuation() -> None:
     rtc = after_one_chunk()
     continuation = planned(rtc, 1200, 1300)
     new = numbered(1200) + 100
-    rtc.measure(continuation, new, arrival_ns=1310)
-    rtc.accepted("task", continuation, new, t0_ns=1200, arrival_ns=1310)
+    accept(rtc, continuation, new, t0=1200, arrival=1310)
     following = planned(rtc, 1250, 1400)
     assert following.target[:5, 0].tolist() == [25, 26, 27, 128, 129]
 
@@ -233,7 +240,7 @@ def test_a_cold_start_continues_nothing_though_an_old_chunk_reaches_so_far() -> 
 def test_another_task_or_engagement_continues_nothing() -> None:
     rtc = after_one_chunk()
     nothing(rtc, "changed", context="another task")
-    rtc.accepted("another task", None, numbered(1200), t0_ns=1200, arrival_ns=1250)
+    accept(rtc, None, numbered(1200), t0=1200, arrival=1250, context="another task")
     nothing(rtc, "changed", t_obs_ns=1300)
     assert rtc.plan("another task", t_obs_ns=1300, arrival_ns=1400, cold=False) is not None
 
@@ -247,7 +254,7 @@ def test_a_chunk_that_has_run_out_continues_nothing() -> None:
 def test_after_a_rejection_the_accepted_chunk_goes_on() -> None:
     rtc = after_one_chunk()
     rejected = planned(rtc, 1200, 1300)
-    rtc.measure(rejected, numbered(1200) + 50, arrival_ns=1300)
+    accept(rtc, rejected, numbered(1200) + 50, t0=None, arrival=1300)
     again = planned(rtc, 1400, 1500)
     assert again.target[0, 0] == 28
     assert again.left == TOTAL - 8
@@ -265,9 +272,10 @@ def test_the_distance_is_that_of_the_joints_over_what_was_read() -> None:
     new[:4, 0] += 3.0
     new[:4, JOINTS:] += 1000.0  # no joints: padding of the policy
     new[4:] += 1000.0
-    rtc.measure(continuation, new, arrival_ns=1310)
+    accept(rtc, continuation, new, t0=None, arrival=1310)
     assert rtc.counts.consumed == 4
     assert rtc.counts.underestimated == 1
-    assert rtc.counts.prefix_rms == pytest.approx(3.0 / math.sqrt(2))
-    rtc.measure(continuation, new, arrival_ns=1240)
+    assert list(rtc.counts.prefix_rms) == pytest.approx([3.0 / math.sqrt(2)])
+    assert rtc.counts.prefix_rms_quantile(0.5) == pytest.approx(3.0 / math.sqrt(2))
+    accept(rtc, continuation, new, t0=None, arrival=1240)
     assert rtc.counts.underestimated == 1
