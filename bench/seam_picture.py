@@ -47,7 +47,7 @@ def _few_colours(path: Path) -> None:
     from PIL import Image  # matplotlib needs it too
 
     with Image.open(path) as picture:
-        small = picture.convert("RGB").quantize(64, dither=Image.Dither.NONE)
+        small = picture.convert("RGB").quantize(200, dither=Image.Dither.NONE)
     small.save(path, optimize=True)
 
 

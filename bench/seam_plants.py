@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 
 Array = NDArray[np.float64]
-JOINTS, CHUNK, RATE_HZ = 6, 50, 30.0
+JOINTS, CHUNK, RATE_HZ, STEPS = 6, 50, 30.0, 10
 
 
 class TwoWays:
@@ -39,14 +39,13 @@ class TwoWays:
     WOBBLE_S = 0.4
     SHARE = np.array([1.0, -0.6, 0.5, 0.3, -0.4, 0.2])
 
-    def __init__(self, apart: float, jitter: float = 0.02, *, steps: int = 10, seed: int = 0,
-                 moved: Array | None = None, every_s: float = 6.37) -> None:
+    def __init__(
+        self, apart: float, jitter: float = 0.02, *, moved: Array | None = None, every_s: float = 6.37
+    ) -> None:
         """moved: what the circle is shifted by, there and back, every `every_s`: unforeseen."""
-        self.steps = steps
         self._moved = np.zeros(JOINTS) if moved is None else moved
         self.every_s = every_s
         self._lanes = np.array([0.5, -0.5])[:, None] * apart * self.SHARE  # [2, joints]
-        self._random = np.random.default_rng(seed)
         t = np.arange(CHUNK) / RATE_HZ
         kernel = np.exp(-np.square((t[:, None] - t) / self.WOBBLE_S) / 2) * (jitter / self.STD) ** 2
         self._spread, self._basis = np.linalg.eigh(kernel)
@@ -72,7 +71,13 @@ class TwoWays:
     def position(self) -> Array:
         return self._at
 
-    def observe(self, t_obs_ns: int) -> Array:
+    @property
+    def policy(self) -> TwoWays:
+        return self
+
+    joint_space = policy
+
+    def observe(self) -> Array:
         """The means of both ways, normalised, [2, chunk, joints]."""
         t = self.now_s + np.arange(CHUNK) / RATE_HZ
         lanes = self._lanes + self._moved * self.is_moved(self.now_s)
@@ -92,16 +97,27 @@ class TwoWays:
         expected = np.tensordot(weight / weight.sum(), means + drawn, axes=1)
         return (x - expected) / time
 
-    def sample(self, seen: Array, guidance: Guidance | None) -> NDArray[np.float32]:
-        x = self._random.standard_normal((CHUNK, JOINTS)).astype(np.float32)
-        dt = -1.0 / self.steps
-        for step in range(self.steps):
+    def sample_normalised(
+        self, prefix: Array, *, generator: np.random.Generator, steps: int | None = None,
+        guidance: Guidance | None = None,
+    ) -> NDArray[np.float32]:
+        x = generator.standard_normal((CHUNK, JOINTS)).astype(np.float32)
+        dt = -1.0 / (steps or STEPS)
+        for step in range(steps or STEPS):
             time = 1.0 + step * dt
-            velocity = self._velocity(seen, x.astype(np.float64), time).astype(np.float32)
+            velocity = self._velocity(prefix, x.astype(np.float64), time).astype(np.float32)
             if guidance is not None:
                 velocity = guidance(x, velocity, time, dt)
             x = x + np.float32(dt) * velocity
         return x
+
+    def sample(
+        self, prefix: Array, *, generator: np.random.Generator, steps: int | None = None,
+        guidance: Guidance | None = None,
+    ) -> Array:
+        return self.actions(
+            self.sample_normalised(prefix, generator=generator, steps=steps, guidance=guidance)
+        )
 
     def actions(self, normalised: NDArray[np.float32]) -> Array:
         actions: Array = normalised.astype(np.float64) * self.STD + self.circle(0.0)
@@ -111,14 +127,12 @@ class TwoWays:
 class SweepArm:
     """The shipped policy on the simulated arm: MuJoCo, the servos' model, rendered pictures."""
 
-    def __init__(self, policy: Policy, *, task: int = 0, steps: int | None = None, seed: int = 0) -> None:
+    def __init__(self, policy: Policy, *, task: int = 0) -> None:
         from record_sweep import Recorder
         from sweep_motion import MIDDLE
 
         self.policy = policy
-        self.steps = steps or policy.bundle.manifest.flow.steps
         self._task = task
-        self._random = np.random.default_rng(seed)
         self._recorder = Recorder()
         self._recorder.world.reset(5)
         self._recorder.settle(MIDDLE)
@@ -132,18 +146,10 @@ class SweepArm:
         state = self._recorder.state()
         return np.append(state[:5] * RAD_PER_DEGREE_UNIT, state[5] / 100)
 
-    def observe(self, t_obs_ns: int) -> Any:
+    def observe(self) -> Any:
         pictures = self._recorder.pictures()
         tokens = [self.policy.encode_image(i, picture) for i, picture in enumerate(pictures)]
         return self.policy.prefill(tokens, self._task, self.position())
-
-    def sample(self, seen: Any, guidance: Guidance | None) -> NDArray[np.float32]:
-        return self.policy.sample_normalised(
-            seen, generator=self._random, steps=self.steps, guidance=guidance
-        )
-
-    def actions(self, normalised: NDArray[np.float32]) -> Array:
-        return self.policy.joint_space.actions(normalised)
 
     def close(self) -> None:
         self._recorder.world.close()

@@ -8,15 +8,15 @@ from a second queue of the same code that is pushed the same chunks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlad.action_queue import ActionQueue, Command, GateConfig
-from vlad.expert import Guidance
 from vlad.rtc import RealTimeChunking, RtcConfig
+from vlad.sampler import Sampler, SamplingPolicy
 from vlad.scheduler import Request, Scheduler, SchedulerConfig, View
 from vlad.servo import ENGAGE, MS, MemoryArm, Servo, ServoConfig
 
@@ -28,20 +28,16 @@ LATENCY_MS = (400.0, 0.1)  # median, and the spread of its logarithm
 class Plant(Protocol):
     """An arm and the policy that looks at it. Positions in core units."""
 
-    steps: int  # flow steps
+    @property
+    def policy(self) -> SamplingPolicy:
+        """A GuidablePolicy too, for rtc."""
 
     def step(self, goal: Array, seconds: float) -> Array:
         """Drive towards `goal` [joints]; the position after that."""
 
     def position(self) -> Array: ...
-    def observe(self, t_obs_ns: int) -> Any:
-        """What the policy needs of this moment."""
-
-    def sample(self, seen: Any, guidance: Guidance | None) -> NDArray[np.float32]:
-        """A normalised chunk, with new noise."""
-
-    def actions(self, normalised: NDArray[np.float32]) -> Array:
-        """The same in core units, [chunk, joints]."""
+    def observe(self) -> Any:
+        """The policy's prefix of this moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +68,6 @@ class Run:
     reasons: dict[str, int]
     covered: float  # share of the ticks engaged that had an action to execute
     held: bool  # a fault ended it early: three chunks out of limits in ten seconds
-    prefix_rms: list[float] = field(default_factory=list)
 
 
 class SeamLoop:
@@ -98,15 +93,16 @@ class SeamLoop:
         )
         self.reader = ActionQueue(gate, servo.aggregate, self.lookahead_ns)
         self.step_limit = np.array([j.v_max for j in servo.joints]) * servo.action_period_ns / 1e9
-        self.rtc = RealTimeChunking(
-            rtc or RtcConfig(), period_ns=servo.action_period_ns, lookahead_ns=self.lookahead_ns,
-            joints=len(servo.joints),
-        )
+        chunking = None
+        if servo.aggregate == "rtc":
+            chunking = RealTimeChunking(
+                rtc or RtcConfig(), period_ns=servo.action_period_ns, lookahead_ns=self.lookahead_ns
+            )
+        self.sampler = Sampler(plant.policy, np.random.default_rng(seed), chunking)
         self.random = np.random.default_rng(seed)
         self.latency = latency
         self.merges: list[Merge] = []
         self.reasons: dict[str, int] = {}
-        self.prefix_rms: list[float] = []
         self.goals: list[Sequence[float]] = []
         self.actions: list[Array] = []
         self.grid = -1
@@ -141,27 +137,15 @@ class SeamLoop:
         """From the request to the queue; the arm goes on meanwhile."""
         t_obs = self.now_ns
         t_obs -= 0 if request.cold else t_obs % self.config.action_period_ns
-        seen = self.plant.observe(t_obs)
-        going_on = None
-        if self.config.aggregate == "rtc":
-            going_on = self.rtc.plan(
-                request.epoch, t_obs_ns=t_obs, arrival_ns=request.admitted_ns + request.predicted_ns,
-                cold=request.cold,
-            )
-        normalised = self.plant.sample(seen, going_on.guidance if going_on else None)
+        actions = self.sampler.sample(
+            self.plant.observe(), request, task=0, t_obs_ns=t_obs, now_ns=self.now_ns
+        )
         median, spread = self.latency
         arrival = self.now_ns + round(median * np.exp(spread * self.random.standard_normal()) * MS)
         while self.now_ns < arrival:
             self._tick()
             self.goals.append(self.servo.command()[3])
-        report = self._push(request, t_obs, self.plant.actions(normalised))
-        if going_on is not None:
-            self.rtc.measure(going_on, normalised, arrival_ns=self.now_ns)
-            self.prefix_rms.append(self.rtc.counts.prefix_rms)
-        if report["verdict"] != "rejected":
-            self.rtc.accepted(
-                request.epoch, going_on, normalised, t0_ns=report["t0_ns"], arrival_ns=self.now_ns
-            )
+        self.sampler.judged(self._push(request, t_obs, actions))
 
     def _push(self, request: Request, t_obs: int, actions: Array) -> Any:
         read_ns = self.now_ns + self.lookahead_ns
@@ -210,5 +194,5 @@ class SeamLoop:
         return Run(
             label, self.config.period_ns, self.config.action_period_ns, start_ns, self.first_ns,
             np.array(self.goals), np.array(self.actions), self.merges, self.reasons,
-            counters["covered_ticks"] / counters["engaged_ticks"], self.now_ns < end, self.prefix_rms,
+            counters["covered_ticks"] / counters["engaged_ticks"], self.now_ns < end,
         )
