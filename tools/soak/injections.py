@@ -113,10 +113,12 @@ def low_voltage(hour: Hour, rng: random.Random) -> None:
 
 
 def encoder_jump(hour: Hour, rng: random.Random) -> None:
-    """The arm is somewhere else from one reading to the next: knocked, or its encoder slipped."""
+    """The arm is somewhere else from one reading to the next: knocked, or its encoder slipped. Inside the
+    limits: from beyond them only a hand brings it back."""
     present = hour.sim.arm.judge()["present"]
     at = rng.randrange(N)
-    present[at] += rng.choice((-1, 1)) * rng.uniform(0.2, 1.0)
+    limit = hour.servo_config.joints[at]
+    present[at] = min(limit.max, max(limit.min, present[at] + rng.choice((-1, 1)) * rng.uniform(0.2, 1.0)))
     hour.sim.arm.inject(present=present)
 
 

@@ -20,6 +20,8 @@ from tools.soak.robot import WORKER_LIMIT_MS, Robot
 from vlad.cli import Declined
 
 JOINTS = range(1, 7)
+CAGE_TICKS = 35
+ASTRAY_TICKS = 200  # 18 degrees, more than arm.following_limit_rad at any load
 CAMERAS = ("top", "gripper", "left")
 Act = Callable[[Robot, random.Random], Any]
 
@@ -46,6 +48,7 @@ class Scenario:
     late_ms: float = 0.0
     operator: bool = False
     weight: int = 2
+    may: bool = False  # whether it shows depends on the motion: `check` knows
     check: Act = field(default=nothing)  # raises AssertionError, while the fault is there
 
 
@@ -83,13 +86,24 @@ def worker_signal(number: signal.Signals) -> Act:
     return act
 
 
-def wall(robot: Robot, rng: random.Random) -> None:
-    """A wall where the fastest body joint is, or is about to be."""
+def cage(robot: Robot, rng: random.Random) -> None:
+    """A wall on either side of the fastest body joint, three degrees away: it must run into one."""
     before = robot.fault("status")["ticks"]
-    time.sleep(0.15)
+    time.sleep(0.2)
     after = robot.fault("status")["ticks"]
     joint = max(("1", "2", "3", "4", "5"), key=lambda j: abs(after[j] - before[j]))
-    robot.fault("obstacle", id=int(joint), ticks=max(0, min(4095, after[joint])))
+    for side in (-1, 1):
+        robot.fault("obstacle", id=int(joint), ticks=max(0, min(4095, after[joint] + side * CAGE_TICKS)))
+
+
+def obeyed(robot: Robot, rng: random.Random) -> None:
+    """Whether the sweep led it so far into the wall is known to the simulator: then it must be held."""
+    before = robot.fault("status")
+    time.sleep(0.5)
+    seen, status = robot.fault("status"), robot.ask("status")
+    astray = [j for j in ("1", "2", "3", "4", "5")
+              if min(abs(s["goals"][j] - s["ticks"][j]) for s in (before, seen)) > ASTRAY_TICKS]
+    assert not astray or status["mode"] != "engaged", f"joint {astray} is off its goal, and the arm engaged"
 
 
 # --- the control socket ------------------------------------------------------------------------
@@ -223,7 +237,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("encoder_jump", fault("encoder_jump", id=_body_joint,
                                    ticks=lambda r: r.choice((-1, 1)) * r.randrange(200, 500)),
              ("servo_encoder",), frozenset({"following_error"})),
-    Scenario("obstacle", wall, ("following_error", "servo_overload"), late_ms=6000.0, lasts_s=(1.0, 3.0)),
+    Scenario("obstacle", cage, ("following_error", "servo_overload"), late_ms=6000.0, lasts_s=(1.0, 3.0),
+             may=True, check=obeyed),
     Scenario("camera_stall", fault("camera_stall", camera=lambda r: r.choice(CAMERAS)), ("camera_stalled",),
              STALL, late_ms=250.0),
     Scenario("camera_freeze", fault("camera_freeze", camera=lambda r: r.choice(CAMERAS)), ("camera_frozen",),
