@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import structlog
 
 from vlad._native.flight import NOTE, PICTURE, Recorder
 from vlad.camera import Frame
+from vlad.config_keys import FlightKeys
 from vlad.errors import Refused
 from vlad.flight_directory import FlightDirectory
 from vlad.flight_fields import FlightError
@@ -40,23 +41,6 @@ HALTING = frozenset(("hold", "park", "limp"))
 LEVELS = {"warning": 3, "error": 4}
 
 
-class FlightConfig(Protocol):
-    """The `[flight]` table of the configuration."""
-
-    @property
-    def enabled(self) -> bool: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def directory(self) -> str: ...
-    @property
-    def max_files(self) -> int: ...
-    @property
-    def max_mb(self) -> int: ...
-    @property
-    def thumbnail_hz(self) -> float: ...
-
-
 @dataclass(slots=True)
 class _Wish:
     """A file that somebody wants, not before due_ns."""
@@ -72,12 +56,13 @@ class FlightRecorder:
     """One per daemon; attaches itself to `servo`, which must not have run yet.
 
     memory: path of the file that survives a crash. frames: the newest frame of every camera.
-    figures: what /vlad/scheduler is to show. Without `config.enabled` nothing is recorded.
+    figures: what /vlad/scheduler is to show; its `reaction` ends an episode too. Nothing is recorded without
+    `config.enabled`.
     """
 
     def __init__(
         self,
-        config: FlightConfig,
+        config: FlightKeys,
         servo: Servo,
         about: About,
         *,
@@ -213,7 +198,11 @@ class FlightRecorder:
                     n: {"seq": f.seq, "t_capture_ns": f.t_capture_ns} for n, f in frames.items()}})  # fmt: skip
         if now >= self._next_figures_ns:
             self._next_figures_ns = now + FIGURES_NS
-            self._note("/vlad/scheduler", now, self._figures())
+            figures = self._figures()
+            self._note("/vlad/scheduler", now, figures)
+            if figures.get("reaction", "hold") not in HALTING:
+                with self._lock:  # also where an event of it was lost
+                    self._halting.clear()
 
     # --- files ----------------------------------------------------------------------------------
 

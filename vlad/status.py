@@ -193,7 +193,7 @@ def scheduler_figures(report: dict[str, Any], inference: Inference) -> dict[str,
     return {
         "mode": report["mode"], "queue_depth": report["queue_depth"],
         "t_execution_ms": report["t_execution_ns"] / MS, "task": inference.task_text,
-        "at_rest": report["at_rest"], "overruns": report["counters"]["overruns"],
+        "reaction": report["reaction"], "at_rest": report["at_rest"], "overruns": report["counters"]["overruns"],
         **({} if scheduler is None else {
             "predicted_ms": scheduler.latency.predict_ns() / MS,
             "threshold_ms": scheduler.threshold_ns() / MS, "cause": scheduler.cause.name.lower(),

@@ -10,7 +10,7 @@ import random
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class Flown:
     simulation: Simulation
     recorder: FlightRecorder
     directory: Path
+    figures: dict[str, Any] = field(default_factory=dict)
 
     def event(self, **event: Any) -> None:
         self.recorder.event({"t_ns": self.simulation.now_ns, **event})
@@ -82,7 +83,7 @@ def fly(servo_config: ServoConfig, scheduler_config: SchedulerConfig, tmp_path: 
                 holder["recorder"] = FlightRecorder(
                     config, self, about, memory=memory, period_ns=servo_config.period_ns,
                     frames=lambda: {"top": Frame(7, flown.simulation.now_ns, IMAGE), "side": None},
-                    figures=lambda: {"mode": "engaged", "queue_depth": 3})
+                    figures=lambda: {"mode": "engaged", **flown.figures})
 
         monkeypatch.setattr("vlad.simulation.Servo", Recorded)
         start = tuple(float(v) for v in sweep(1_000_000 * MS)[0])
@@ -226,6 +227,22 @@ def test_files_that_faults_ask_for_are_apart_and_none_is_lost(fly: Any) -> None:
         go(flown, 1)
         files.append(len(flown.serve()))
     assert files[2] == 1 and files[8] == 1 and files[12] == 2 and files[-1] == 3
+
+
+def test_an_episode_ends_also_where_its_last_event_was_lost(fly: Any) -> None:
+    flown = fly()
+    flown.figures["reaction"] = "hold"
+    flown.fault(19)
+    go(flown, 2.1)
+    assert len(flown.serve()) == 1
+    flown.fault(20)
+    go(flown, 9)
+    assert len(flown.serve()) == 1, "the same episode"
+    flown.figures["reaction"] = "none"
+    go(flown, 1)
+    flown.fault(20)
+    go(flown, 2.1)
+    assert len(flown.serve()) == 2
 
 
 def test_faults_that_do_not_hold_the_arm_ask_for_nothing(fly: Any) -> None:
