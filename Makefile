@@ -7,7 +7,7 @@ LEROBOT := $(addprefix tests/reference/test_,smolvla_chunks.py sim_lerobot.py rt
 export MUJOCO_GL ?= osmesa
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system build demo test lint bench reference survival vm fuzz soak model-check replay-runs clean
+.PHONY: help setup system build demo test lint bench reference survival vm fuzz mutation soak model-check replay-runs clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20

@@ -34,13 +34,15 @@ CSRC = ROOT / "csrc"
 OUT = ROOT / "build" / "mutation"
 KNOWN = ROOT / "tools" / "mutation_known.toml"
 DOCUMENT = ROOT / "docs" / "mutation.md"
-SERVO_TESTS = ("test_servo_loop", "test_servo_storm")
+SERVO_TESTS = ("test_servo_loop", "test_servo_rows", "test_servo_storm")
 TESTS: dict[str, tuple[str, ...]] = {
     "gate": ("test_gate", "test_action_queue"),
     "trajectory": ("test_trajectory", "test_servo_loop"),
     "watchdog": ("test_watchdog", "test_servo_loop"),
     "feetech": ("test_feetech", "test_feetech_arm"),
     "servo_sense": SERVO_TESTS,
+    "servo_health": SERVO_TESTS,
+    "servo_truth": SERVO_TESTS,
     "servo_mode": SERVO_TESTS,
     "servo_wire": SERVO_TESTS,
 }
