@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 REFERENCE := build/reference/venv
-LEROBOT := $(addprefix tests/reference/test_,smolvla_chunks.py sim_lerobot.py rtc.py)
+LEROBOT := $(addprefix tests/reference/test_,smolvla_chunks.py sim_lerobot.py rtc.py lerobot_queue.py)
 export MUJOCO_GL ?= osmesa
 
 .DEFAULT_GOAL := help
@@ -53,7 +53,7 @@ lint: $(VENV)/.installed  ## ruff, mypy, compiler warnings as errors
 $(REFERENCE)/.installed:
 	@echo "reference: LeRobot as its users install it (about 8.5 GB, some minutes)"
 	$(PYTHON) -m venv $(REFERENCE)
-	$(REFERENCE)/bin/pip install -q "lerobot[smolvla,feetech]==0.4.4"
+	$(REFERENCE)/bin/pip install -q "lerobot[smolvla,feetech,async]==0.4.4"
 	touch $@
 
 reference: setup build $(REFERENCE)/.installed  ## against LeRobot itself: chunks, calibration, bus

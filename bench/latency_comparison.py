@@ -11,26 +11,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bench.latency_traces import S, Trace, traces
+from bench.latency_traces import CHUNK, FULL_MS, HORIZON_NS, PERIOD_NS, RADIUS, S, Trace, circle, traces
 from vlad.ladder import FULL, Rung, Vision, parse_ladder
 from vlad.load_check import check_load
 from vlad.scheduler import Request, SchedulerConfig
 from vlad.servo import CLEAR, MS, JointLimits, ServoConfig
 from vlad.simulation import Arrival, Simulation
 
-PERIOD_NS, CHUNK, CAMERAS = 33_333_333, 50, 2
-HORIZON_NS = CHUNK * PERIOD_NS
+CAMERAS = 2
 LOOKAHEAD_NS = 85_000_000
-FULL_MS = 550  # just passes the load check: 2 x 1.2 x 550 ms and the braking distance in 1.67 s
-TURN_S = 8.0
-RADIUS = 0.5
 
 # Shares of a full pass of the full-size policy with two cameras and 10 flow steps.
 VISION, PREFILL, STATE, STEP = 0.72, 0.05, 0.01, 0.023
@@ -51,14 +45,6 @@ def cost_ns(full_ns: int, rung: Rung, encoded: int, vision: float = VISION) -> i
     """What a pass costs at nominal speed."""
     prefix = STATE if rung.vision is Vision.NONE else PREFILL
     return round(full_ns * (vision * encoded / CAMERAS + prefix + STEP * (rung.steps or 10)))
-
-
-def circle(t_obs_ns: int, state: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A policy that sees where the arm is: on along a circle of the first two joints, [50, 6]."""
-    phase = math.atan2(state[1], state[0]) + 2 * math.pi / TURN_S * np.arange(CHUNK) * PERIOD_NS / S
-    chunk = np.zeros((CHUNK, 6))
-    chunk[:, 0], chunk[:, 1], chunk[:, 5] = RADIUS * np.cos(phase), RADIUS * np.sin(phase), 0.5
-    return chunk
 
 
 @dataclass(slots=True)

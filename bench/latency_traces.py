@@ -3,18 +3,36 @@
 A trace gives the speed of the machine at every moment, 1 being what was measured at load. A pass
 that starts at t with a cost of w takes as long as the speed needs to sum up to w: the same trace is
 met by whoever asks, however often he asks and whatever he leaves out, so that two ways of asking can
-be compared on it. Times in ns, from the start of the trace; seeded, so the same everywhere.
+be compared on it. Times in ns, from the start of the trace; seeded, so the same everywhere. Needs
+neither vlad nor LeRobot, so that both can be asked; so does the policy that they are asked to run.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 S = 1_000_000_000
+PERIOD_NS, CHUNK, JOINTS = 33_333_333, 50, 6
+HORIZON_NS = CHUNK * PERIOD_NS
+FULL_MS = 550  # just passes the load check: 2 x 1.2 x 550 ms and the braking distance in 1.67 s
+TURN_S = 8.0
+RADIUS = 0.5
 SLOT_NS = S // 20
 STALLED = 0.02
+
+
+def circle(t_obs_ns: int, state: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A policy that sees where the arm is: on along a circle of the first two joints, [50, 6] in rad."""
+    phase = math.atan2(state[1], state[0]) + 2 * math.pi / TURN_S * np.arange(CHUNK) * PERIOD_NS / S
+    chunk = np.zeros((CHUNK, JOINTS))
+    chunk[:, 0], chunk[:, 1], chunk[:, 5] = RADIUS * np.cos(phase), RADIUS * np.sin(phase), 0.5
+    return chunk
 
 
 @dataclass(slots=True)

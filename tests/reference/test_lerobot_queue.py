@@ -1,0 +1,48 @@
+"""On the same latency trace vlad keeps the arm moving where LeRobot's own asynchronous queue stops it
+or drives it on old observations. LeRobot's logic runs in LeRobot's own environment: `make reference`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.latency_comparison import Outcome, run
+from bench.latency_traces import HORIZON_NS, S, traces
+
+ROOT = Path(__file__).parents[2]
+LEROBOT_PYTHON = ROOT / "build/reference/venv/bin/python"
+pytestmark = pytest.mark.skipif(not LEROBOT_PYTHON.exists(), reason="LeRobot is not installed: `make reference`")
+
+
+def lerobot(trace: str) -> dict[str, Any]:
+    """Its default threshold of 0.5."""
+    done = subprocess.run([LEROBOT_PYTHON, "-m", "bench.lerobot_queue", "--json", "--trace", trace, "--threshold", "0.5"],
+                          cwd=ROOT, capture_output=True, text=True, timeout=900, check=True)  # fmt: skip
+    outcome: dict[str, Any] = json.loads(done.stdout)[0]
+    return outcome
+
+
+def vlad(trace: str) -> Outcome:
+    return run(next(t for t in traces() if t.name == trace), "auto, ladder")
+
+
+@pytest.mark.parametrize("trace", ["throttling", "doubling", "spikes"])
+def test_less_idle_and_nothing_old_executed(trace: str) -> None:
+    theirs, ours = lerobot(trace), vlad(trace)
+    assert theirs["chunks"] > 100, "their side did not run"
+    assert ours.idle < theirs["idle"]
+    assert ours.age_p99_s < theirs["age_p99_s"]
+    assert not ours.illegal
+    assert theirs["stale_actions"] > 0 and theirs["age_max_s"] > HORIZON_NS / S
+
+
+def test_at_a_steady_latency_both_keep_moving() -> None:
+    """The comparison is fair: where there is time enough, their side does not stop either."""
+    theirs, ours = lerobot("steady"), vlad("steady")
+    assert theirs["gaps"] == ours.gaps == 1  # before the first chunk
+    assert theirs["idle"] < 0.005 and ours.idle < 0.005
