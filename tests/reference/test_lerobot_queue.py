@@ -21,8 +21,8 @@ pytestmark = pytest.mark.skipif(not LEROBOT_PYTHON.exists(), reason="LeRobot is 
 
 def lerobot(trace: str) -> dict[str, Any]:
     """Its default threshold of 0.5."""
-    done = subprocess.run([LEROBOT_PYTHON, "-m", "bench.lerobot_queue", "--json", "--trace", trace, "--threshold", "0.5"],
-                          cwd=ROOT, capture_output=True, text=True, timeout=900, check=True)  # fmt: skip
+    command = [LEROBOT_PYTHON, "-m", "bench.lerobot_queue", "--json", "--trace", trace, "--threshold", "0.5"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=True)
     outcome: dict[str, Any] = json.loads(done.stdout)[0]
     return outcome
 
