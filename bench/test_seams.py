@@ -28,7 +28,7 @@ from vlad.servo import AGGREGATES, ServoConfig
 
 APART = 0.3  # rad between the two ways: 3.6 of the largest steps
 SWEEP = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-NOISY_S, SHIPPED_S, MOVED_S = 120.0, 60.0, 120.0
+NOISY_S, SHIPPED_S, MOVED_S = 120.0, 60.0, 600.0
 LEROBOT = "rtc, LeRobot's settings"
 CASES: dict[str, RtcConfig | None] = {
     **dict.fromkeys(AGGREGATES), "rtc": RtcConfig(), LEROBOT: RtcConfig(10, "linear", 10.0)
