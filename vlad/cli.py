@@ -145,6 +145,8 @@ def parser() -> argparse.ArgumentParser:
     of["top"].add_argument("--interval", type=_seconds, default=0.5, metavar="S", help="between updates (0.5)")
     of["top"].add_argument("--ascii", action="store_true", help="draw with plain characters")
     of["metrics"].add_argument("--prometheus", action="store_true", help="as Prometheus text")
+    of["metrics"].add_argument("--listen", metavar="ADDRESS:PORT", nargs="?", const="127.0.0.1:9101",
+                               help="serve them to Prometheus until interrupted (127.0.0.1:9101)")  # fmt: skip
     of["completion"].add_argument("shell", choices=("bash", "zsh", "fish"))
     return main_parser
 
@@ -251,6 +253,8 @@ class Session:
         return OK
 
     def _metrics(self) -> int:
+        if self.options.listen:
+            return self._listen()
         if self.options.prometheus:
             result = self.ask("metrics", format="prometheus")
             self.show(result, lambda: str(result["text"]).rstrip("\n"))
@@ -266,6 +270,30 @@ class Session:
         from vlad.top import run
 
         return run(self.ask, self.options.interval, (Unreachable,), ascii_only=self.options.ascii)
+
+    def _listen(self) -> int:
+        from vlad.metrics_listener import MetricsListener, address
+
+        def scrape() -> tuple[str, str]:
+            try:
+                result = self.ask("metrics", format="prometheus")
+            except (Unreachable, Declined) as error:
+                raise OSError(str(error)) from error
+            return str(result["text"]), str(result["content_type"])
+
+        try:
+            listener = MetricsListener(address(self.options.listen), scrape)
+        except (ValueError, OSError) as error:
+            self.decline(Declined({"code": "usage", "message": f"--listen {self.options.listen}: {error}"}))
+            return USAGE
+        with listener:
+            host, port = listener.server_address[:2]
+            shown = f"[{host!s}]" if ":" in str(host) else str(host)
+            print(f"http://{shown}:{port}/metrics", flush=True)
+            if listener.public:
+                print("vladctl: not only this machine can read them there", file=sys.stderr)
+            listener.serve_forever()
+        return OK
 
     def _version(self) -> int:
         from vlad import __version__

@@ -11,11 +11,11 @@ _vladctl() {{
     COMPREPLY=()
     case $before in
         --socket) compopt -o default 2>/dev/null; return ;;
-        --timeout|--since) return ;;
+        --timeout|--since|--listen) return ;;
     esac
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${{COMP_WORDS[i]}} in
-            --socket|--timeout|--since) ((i++)) ;;
+            --socket|--timeout|--since|--listen) ((i++)) ;;
             -*) ;;
             *) verb=${{COMP_WORDS[i]}}; break ;;
         esac
@@ -25,7 +25,7 @@ _vladctl() {{
         load) compopt -o default 2>/dev/null; COMPREPLY=($(compgen -d -- "$word")) ;;
         completion) COMPREPLY=($(compgen -W "bash zsh fish" -- "$word")) ;;
         events) COMPREPLY=($(compgen -W "--follow --since {options}" -- "$word")) ;;
-        metrics) COMPREPLY=($(compgen -W "--prometheus {options}" -- "$word")) ;;
+        metrics) COMPREPLY=($(compgen -W "--prometheus --listen {options}" -- "$word")) ;;
         limp) COMPREPLY=($(compgen -W "--yes {options}" -- "$word")) ;;
         *) COMPREPLY=($(compgen -W "{options}" -- "$word")) ;;
     esac
@@ -53,7 +53,7 @@ _vladctl() {{
                 load) _files -/ ;;
                 completion) _values shell bash zsh fish ;;
                 events) _arguments '--follow[go on]' '--since[number]:number:' ;;
-                metrics) _arguments '--prometheus[as Prometheus text]' ;;
+                metrics) _arguments '--prometheus[as Prometheus text]' '--listen[serve them]:address:' ;;
                 limp) _arguments '--yes[do not ask]' ;;
             esac ;;
     esac
@@ -73,6 +73,7 @@ complete -c vladctl -n '__fish_seen_subcommand_from completion' -a 'bash zsh fis
 complete -c vladctl -n '__fish_seen_subcommand_from events' -l follow
 complete -c vladctl -n '__fish_seen_subcommand_from events' -l since -x
 complete -c vladctl -n '__fish_seen_subcommand_from metrics' -l prometheus
+complete -c vladctl -n '__fish_seen_subcommand_from metrics' -l listen -x
 complete -c vladctl -n '__fish_seen_subcommand_from limp' -l yes
 """
 

@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 import vlad
-from vlad import hang, notify
+from vlad import hang, notify, own_process
 from vlad.arm_link import ArmLink
 from vlad.block_workers import workers_of
 from vlad.calibration_file import CalibrationFile
@@ -392,6 +392,7 @@ class Daemon:
                 "progress": self.progress.counters(),
                 "problems": self.problems(),
                 "flight": self.flight.status(),
+                "process": own_process.figures(),
             },
         )
 

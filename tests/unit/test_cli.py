@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,20 @@ def test_metrics_and_version(served: Served, capsys: pytest.CaptureFixture[str])
     assert "vlad_servo_overruns_total 3\n" in capsys.readouterr().out
     assert run("version") == 0
     assert "daemon 9.9 (test), protocol 1" in capsys.readouterr().out
+
+
+def test_metrics_over_http(served: Served) -> None:
+    served.operations.state["servo"] = {"overruns": 3}
+    listener = subprocess.Popen(
+        [sys.executable, "-m", "vlad.cli", "metrics", "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True
+    )
+    assert listener.stdout is not None
+    with urllib.request.urlopen(listener.stdout.readline().strip(), timeout=30) as page:
+        assert "vlad_servo_overruns_total 3\n" in page.read().decode()
+    listener.send_signal(2)
+    assert listener.wait(10) == 130
+    listener.stdout.close()
+    assert run("metrics", "--listen", "everywhere") == cli.USAGE
 
 
 def test_a_stop_is_said_again_until_it_is_answered(tmp_path: Path) -> None:
