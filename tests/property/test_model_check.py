@@ -35,6 +35,7 @@ class Seed:
 
 RACE = r"race: "
 TORN = r"record\[w\] == record\[0\]"
+FLIGHT = r"head\.size|size >= 0|number"
 QUEUE = "action_queue.c"
 PUBLISH = "queue->back | FRESH,\n                                                   memory_order_"
 TAKE = "queue->front,\n                                                        memory_order_"
@@ -79,6 +80,18 @@ SEEDS = [
          "&servo->event_tail, memory_order_relaxed", "model_rings", RACE),
     Seed("event-loss-not-counted", "servo_loop.c", "servo->now.counters.events_dropped++;", "", "model_rings",
          "events_dropped", True),
+    Seed("flight-no-release-fence", "flight_ring.c",
+         "    atomic_thread_fence(memory_order_release); /* given up before it is overwritten */\n", "",
+         "model_flight", FLIGHT, True),
+    Seed("flight-no-acquire-fence", "flight_ring.c", "    atomic_thread_fence(memory_order_acquire);\n", "",
+         "model_flight", FLIGHT),
+    Seed("flight-not-released", "flight_ring.c", "&ring->head, at, memory_order_release",
+         "&ring->head, at, memory_order_relaxed", "model_flight", FLIGHT),
+    Seed("flight-not-acquired", "flight_ring.c", "&ring->head, memory_order_acquire",
+         "&ring->head, memory_order_relaxed", "model_flight", FLIGHT),
+    Seed("flight-tail-read-once", "flight_ring.c",
+         "whole = atomic_load_explicit(&ring->tail, memory_order_relaxed);", "whole = first;", "model_flight",
+         FLIGHT),
     Seed("requests-without-exchange", "servo_loop.c",
          "atomic_exchange_explicit(&servo->requests, 0, memory_order_acquire);",
          "atomic_load_explicit(&servo->requests, memory_order_acquire);\n"
