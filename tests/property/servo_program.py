@@ -78,6 +78,9 @@ _WEIGHTED: list[tuple[int, st.SearchStrategy[Step]]] = [
     (1, _of("heat", st.sampled_from([55, 66, 75]))),
     (1, _of("voltage", st.sampled_from([5000, 6500]))),
     (1, _of("move", JOINTS, st.sampled_from([-1.5, -0.6, 0.02, 0.3, 1.5]))),
+    (2, _of("blocked", st.integers(0, ALL))),
+    (1, _of("lie", JOINTS, st.sampled_from([-1.0, -0.05, 0.0, 0.4]))),
+    (1, _of("drop_limits", st.integers(1, 3))),
     (1, _of("late", st.sampled_from([12, 35, 60, 500, 3_600_000]))),
     (1, _of("stall", st.sampled_from([2, 8, 30, 80]))),
     (1, _of("bound", st.sampled_from(range(len(STAGES) - 1)), st.sampled_from([0, 30, 500]))),
@@ -151,7 +154,8 @@ class Run:
     def do_recover(self) -> None:
         """What an operator does: mend all, wait, clear, engage."""
         self.arm.inject(silent=0, corrupt=0, read_error=0, write_error=0, drop_writes=0, refuse_torque=0,
-                        status=[0, 0], temperature_c=30, voltage_mv=7400, bus_ns=0)
+                        status=[0, 0], temperature_c=30, voltage_mv=7400, bus_ns=0, blocked=0,
+                        offset=[0.0, 0.0], drop_limits=0)
         self.do_release()
         for stage in range(len(STAGES)):
             self.servo.bound(stage, 0, self.now_ns)
@@ -240,6 +244,15 @@ class Run:
         pose = list(self.wire["present"])
         pose[joint] += by
         self.arm.inject(present=pose)
+
+    def do_blocked(self, mask: int) -> None:
+        self.arm.inject(blocked=mask)
+
+    def do_lie(self, joint: int, by: float) -> None:
+        self.arm.inject(offset=[by if j == joint else 0.0 for j in range(2)])
+
+    def do_drop_limits(self, n: int) -> None:
+        self.arm.inject(drop_limits=n)
 
     def do_late(self, ms: int) -> None:
         self.now_ns += ms * MS
