@@ -9,7 +9,7 @@
 #define MS VLAD_NS_PER_MS
 #define PERIOD (50 * MS)
 #define ACTIONS 3
-#define MOST 5 /* pushes, and reads */
+#define MOST 6 /* pushes, and reads */
 
 static int pushes = 3, reads = 3;
 static bool with_clear;
