@@ -43,13 +43,18 @@ void vlad_servo_enter(struct vlad_servo *servo, enum vlad_mode mode)
 int vlad_servo_adopt(struct vlad_servo *servo, const struct vlad_arm_ops *ops, void *arm,
                      bool torque_on, const int64_t *command_nu)
 {
-    if (atomic_load_explicit(&servo->adoption_ready, memory_order_acquire))
+    if (vlad_servo_adopting(servo))
         return -EBUSY;
     servo->adoption = (struct vlad_adoption){ .ops = ops, .arm = arm, .torque_on = torque_on };
     memcpy(servo->adoption.command_nu, command_nu,
            (size_t)servo->config.gate.limits.n_joints * sizeof *command_nu);
     atomic_store_explicit(&servo->adoption_ready, 1, memory_order_release);
     return 0;
+}
+
+bool vlad_servo_adopting(const struct vlad_servo *servo)
+{
+    return atomic_load_explicit(&servo->adoption_ready, memory_order_acquire);
 }
 
 void vlad_servo_request(struct vlad_servo *servo, uint32_t requests)

@@ -260,6 +260,9 @@ int vlad_servo_init(struct vlad_servo *servo, const struct vlad_servo_config *co
 int vlad_servo_adopt(struct vlad_servo *servo, const struct vlad_arm_ops *ops, void *arm,
                      bool torque_on, const int64_t *command_nu);
 
+/* Whether a bus has been handed over that the loop has not taken yet: the next is refused till then. */
+bool vlad_servo_adopting(const struct vlad_servo *servo);
+
 /* Any thread; never waits. The outcome is in the report: its `handled` grows by one whenever the
  * loop has taken a non-empty set of requests; a refusal is an event and counters.refused_requests. */
 void vlad_servo_request(struct vlad_servo *servo, uint32_t requests);

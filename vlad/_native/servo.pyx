@@ -235,6 +235,7 @@ cdef class Servo:
         if arm.n != self.n:
             raise ValueError(f"the arm has {arm.n} joints, the loop {self.n}")
         read_pose(command, self.n, goal, "command")
+        self._refuse_two_at_once()
         self._arm = arm
         arm.c.torque_mask = (1 << self.n) - 1 if torque_on else 0
         self._check(vlad_servo_adopt(self.c, &vlad_memory_arm_ops, &arm.c, torque_on, goal))
@@ -247,6 +248,7 @@ cdef class Servo:
         if {len(joints), len(command_nu), len(max_torque_permille)} != {self.n}:
             raise ValueError(f"{len(joints)} joints, {len(command_nu)} goals and "
                              f"{len(max_torque_permille)} torques, {self.n} are wanted")
+        self._refuse_two_at_once()
         self.feetech_at ^= 1
         arm = self.feetech + self.feetech_at
         memset(joint, 0, sizeof(joint))
@@ -262,6 +264,11 @@ cdef class Servo:
         vlad_feetech_arm_adopt(arm, torque_mask)
         self._check(vlad_servo_adopt(self.c, &vlad_feetech_arm_ops, arm,
                                      torque_mask == (1 << self.n) - 1, goal))
+
+    cdef _refuse_two_at_once(self):
+        """Before the arm of the one that is not taken yet, or still in use, is touched."""
+        if vlad_servo_adopting(self.c):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
     def bus_counters(self):
         cdef vlad_feetech_arm *arm = self.feetech + self.feetech_at

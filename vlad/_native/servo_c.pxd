@@ -126,6 +126,7 @@ cdef extern from "servo_loop.h" nogil:
         vlad_trajectory trajectory
         int64_t lookahead_ns
     int vlad_servo_init(vlad_servo *, const vlad_servo_config *, int64_t, int *)
+    bint vlad_servo_adopting(const vlad_servo *)
     int vlad_servo_adopt(vlad_servo *, const vlad_arm_ops *, void *, bint, const int64_t *)
     void vlad_servo_request(vlad_servo *, uint32_t)
     void vlad_servo_refusals(vlad_servo *, uint32_t)
