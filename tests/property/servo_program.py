@@ -201,7 +201,7 @@ class Run:
             actions, seq=self.seq, epoch=epoch, t_obs_ns=max(0, t_obs_ns if not cold else self.now_ns), cold=cold,
             frame_age_ns=500 * MS if kind == "old_frame" else 10 * MS, now_ns=self.now_ns,
         )  # fmt: skip
-        if kind in ("nan", "beyond", "shape", "stale", "future", "old_frame"):
+        if kind in ("nan", "beyond", "shape", "future", "old_frame") or (kind == "stale" and t_obs_ns > 0):
             assert verdict["verdict"] == "rejected", (kind, verdict)
         self.trace.append((verdict["verdict"], verdict["reason"], verdict["joint"], verdict["action"]))
 
