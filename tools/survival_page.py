@@ -34,10 +34,13 @@ class Evidence:
     outcomes: Counter[str] = field(default_factory=Counter)
     tests: dict[str, Counter[str]] = field(default_factory=dict)
     measured: list[dict[str, Any]] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
 
     def add(self, record: dict[str, Any]) -> None:
         function = record["test"].split("[")[0]
         self.outcomes[record["outcome"]] += 1
+        if record["repeated"]:
+            self.repeated.append(record["test"])
         self.tests.setdefault(function, Counter())[record["outcome"]] += 1
         self.measured += [m for m in record["measured"] if m["row"] == self.fault.id]
 
@@ -64,13 +67,19 @@ class Evidence:
 
 
 def read(directory: Path) -> dict[int, Evidence]:
-    """The records under `directory`, by row; every row is there."""
+    """The records under `directory`, by row; every row is there. Of a test that was repeated the last
+    outcome counts, and that it was repeated is shown."""
     rows = {fault.id: Evidence(fault) for fault in FAULTS}
+    last: dict[str, dict[str, Any]] = {}
     for path in sorted(directory.glob("*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
-            for row in record["rows"]:
-                rows[row].add(record)
+            before = last.get(record["test"], {})
+            record["repeated"] = before.get("outcome") == "failed"
+            last[record["test"]] = record
+    for record in last.values():
+        for row in record["rows"]:
+            rows[row].add(record)
     return rows
 
 
@@ -78,14 +87,20 @@ def summary(rows: dict[int, Evidence]) -> str:
     verdicts = Counter(e.verdict for e in rows.values())
     tests = {test: outcomes for e in rows.values() for test, outcomes in e.tests.items()}
     cases = sum((outcomes for outcomes in tests.values()), Counter())
+    failed = [e.fault.test_id for e in rows.values() if e.over("simulated")]
     exact = sum(e.worst("react_ms", "simulated") is not None
                 or e.worst("rest_ms", "simulated") is not None for e in rows.values())
     late = [e.fault.test_id for e in rows.values() if e.over("machine")]
     text = (
         f"{len(rows)} rows: {verdicts['held']} held, {verdicts['FAILED']} failed, "
         f"{verdicts['NO TEST RAN']} without a test; {len(tests)} tests, {sum(cases.values())} cases, "
-        f"{cases['skipped']} skipped; {exact} rows with times on a simulated clock, all within bound"
+        f"{cases['skipped']} skipped; {exact} rows with times on a simulated clock, "
+        + (f"over bound: {', '.join(failed)}" if failed else "all within bound")
     )
+    if repeated := {test for e in rows.values() for test in e.repeated}:
+        text += f"; {len(repeated)} failed at first and were repeated"
+    if bare := [e.fault.test_id for e in rows.values() if not e.measured]:
+        text += f"; tested without a figure or a note: {', '.join(bare)}"
     return text + (f"; over the bound on this machine's clock: {', '.join(late)}" if late else "")
 
 
@@ -148,6 +163,7 @@ whole daemon ran beside other work: such a figure shows what a user would see, a
         for test, outcomes in e.tests.items():
             said = ", ".join(f"{n} {what}" for what, n in sorted(outcomes.items()))
             lines.append(f"- `{test}` ({said})\n")
+        lines += [f"- failed at first, repeated: `{test}`\n" for test in dict.fromkeys(e.repeated)]
     return "".join(lines)
 
 

@@ -287,25 +287,31 @@ def test_f43_a_state_file_is_whole_whenever_its_writer_dies(tmp_path: Path, surv
     for port in ports:
         write_state(path, port, 1_000_000, joints(), 0.2)
         whole.add(path.read_bytes())
-    seen, torn = set(), 0
+    seen, torn, midway = set(), 0, 0
     for _ in range(kills):
+        reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
             try:
                 while True:
                     for port in ports:
                         write_state(path, port, 1_000_000, joints(), 0.2)
+                        os.write(writer, b".")
             finally:
                 os._exit(1)
+        os.read(reader, 1)  # it is at it
         time.sleep(rng.uniform(0.0, 0.004))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+        os.close(reader)
+        os.close(writer)
+        midway += (tmp_path / "safe-stop.new").exists()
         found = path.read_bytes()
         torn += found not in whole
         seen.add(found)
-    assert torn == 0 and seen == whole
-    survival(43, note=f"kill -9 of a writer of state, {kills} times: never torn; a boot starts disengaged "
-                      "and adopts the goals in force")
+    assert torn == 0 and seen <= whole and midway > 0
+    survival(43, note=f"kill -9 of a writer of state, {kills} times, {midway} of them in the middle: never "
+                      "torn; a boot starts disengaged and adopts the goals in force")
 
 
 @pytest.mark.fault(43)
