@@ -32,13 +32,15 @@ def vlad(trace: str) -> Outcome:
 
 
 @pytest.mark.parametrize("trace", ["throttling", "doubling", "spikes"])
-def test_less_idle_and_nothing_old_executed(trace: str) -> None:
+def test_younger_actions_and_less_idle_under_drift(trace: str) -> None:
+    """Under random stalls LeRobot idles less, because it executes what comes too late: not asserted there."""
     theirs, ours = lerobot(trace), vlad(trace)
     assert theirs["chunks"] > 100, "their side did not run"
-    assert ours.idle < theirs["idle"]
     assert ours.age_p99_s < theirs["age_p99_s"]
     assert not ours.illegal
     assert theirs["stale_actions"] > 0 and theirs["age_max_s"] > HORIZON_NS / S
+    if trace != "spikes":
+        assert ours.idle < theirs["idle"] / 5
 
 
 def test_at_a_steady_latency_both_keep_moving() -> None:
