@@ -185,6 +185,8 @@ struct vlad_flight_timing { VLAD_FLIGHT_TIMING_FIELDS(VLAD_FLIGHT_MEMBER) };
     F(int64_t, jumped_nu, watch.jumped_nu, VLAD_MAX_JOINTS, SUM)                                 \
     F(int64_t, doubt_since_ns, watch.doubt_since_ns, VLAD_MAX_JOINTS, NS)                        \
     F(int64_t, astray_since_ns, watch.astray_since_ns, VLAD_MAX_JOINTS, NS)                      \
+    F(int64_t, low_nu, watch.low_nu, VLAD_MAX_JOINTS, NU)                                        \
+    F(int64_t, high_nu, watch.high_nu, VLAD_MAX_JOINTS, NU)                                      \
     F(int32_t, unpowered, watch.unpowered, VLAD_MAX_JOINTS, RUN)                                 \
     F(int32_t, goal_lost, watch.goal_lost, VLAD_MAX_JOINTS, RUN)                                 \
     F(uint64_t, sag_n, sag.n, 1, COUNT)                                                          \

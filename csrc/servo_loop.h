@@ -165,6 +165,7 @@ struct vlad_joint_watch {
     int64_t jumped_nu[VLAD_MAX_JOINTS];       /* sum of its impossible steps */
     int64_t doubt_since_ns[VLAD_MAX_JOINTS];  /* of its encoder; 0 = none */
     int64_t astray_since_ns[VLAD_MAX_JOINTS]; /* beyond the following limit; 0 = not */
+    int64_t low_nu[VLAD_MAX_JOINTS], high_nu[VLAD_MAX_JOINTS]; /* goals since then */
     int32_t unpowered[VLAD_MAX_JOINTS], goal_lost[VLAD_MAX_JOINTS]; /* ticks in a row */
 };
 

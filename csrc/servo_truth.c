@@ -99,36 +99,55 @@ static void check_goal(struct vlad_servo *servo, int j, uint8_t *own)
                          watch->goal_lost[j] >= GOAL_LOST_HOLD ? VLAD_HOLD : VLAD_WARN);
 }
 
-/* Row 14. A joint that bears a load sags by it (there is no integral term), so the limit grows with
- * the load that the servo reports; one that is off without bearing any does not try. */
-static bool astray(const struct vlad_servo *servo, int j)
+/* Row 14: how far joint j may be from its goal; INT64_MAX where nobody looks. A joint that bears a
+ * load sags by it (there is no integral term), so the limit grows with the load that the servo
+ * reports; one that is off without bearing any does not try. */
+static int64_t following_limit(const struct vlad_servo *servo, int j)
 {
     int64_t limit_nu = servo->config.following_nu;
     int64_t load = llabs(servo->now.arm.load_permille[j]);
-    int64_t off_nu = servo->now.arm.position_nu[j] - servo->written_nu[j];
 
     if (limit_nu == 0 || !servo->torque_on || !servo->torque_wanted || servo->easing_since_ns ||
         servo->watch.doubt_since_ns[j] || servo->now.lying & 1u << j ||
         servo->config.gripper_mask & 1u << j)
-        return false;
+        return INT64_MAX;
     if (load < FULL_LOAD_PERMILLE)
         limit_nu = limit_nu / 2 + limit_nu / 2 * load / FULL_LOAD_PERMILLE;
-    return llabs(off_nu) > limit_nu;
+    return limit_nu;
+}
+
+/* True for a joint that is beyond the limit from its goal and does not come near any goal since it
+ * got there. One that lags behind a fast motion does: it follows. */
+static bool astray(struct vlad_servo *servo, int j, int64_t now_ns)
+{
+    struct vlad_joint_watch *watch = &servo->watch;
+    int64_t limit_nu = following_limit(servo, j), goal_nu = servo->written_nu[j];
+    int64_t pose_nu = servo->now.arm.position_nu[j];
+    int64_t since_ns = watch->astray_since_ns[j], near_nu;
+
+    watch->astray_since_ns[j] = 0;
+    if (llabs(pose_nu - goal_nu) <= limit_nu)
+        return false;
+    near_nu = limit_nu / 4 * 3; /* an obstacle that yields a little is one */
+    if (since_ns == 0 || (pose_nu > watch->low_nu[j] - near_nu &&
+                          pose_nu < watch->high_nu[j] + near_nu)) {
+        since_ns = now_ns;
+        watch->low_nu[j] = watch->high_nu[j] = goal_nu;
+    }
+    if (goal_nu < watch->low_nu[j])
+        watch->low_nu[j] = goal_nu;
+    if (goal_nu > watch->high_nu[j])
+        watch->high_nu[j] = goal_nu;
+    watch->astray_since_ns[j] = since_ns;
+    return now_ns - since_ns >= ASTRAY_NS;
 }
 
 static void check_following(struct vlad_servo *servo, int j, int64_t now_ns, uint8_t *own)
 {
     const struct vlad_joint_limits *limit = &servo->config.gate.limits.joint[j];
-    struct vlad_joint_watch *watch = &servo->watch;
     int64_t pose_nu = servo->now.arm.position_nu[j];
 
-    if (!astray(servo, j)) {
-        watch->astray_since_ns[j] = 0;
-        return;
-    }
-    if (!watch->astray_since_ns[j])
-        watch->astray_since_ns[j] = now_ns;
-    if (now_ns - watch->astray_since_ns[j] < ASTRAY_NS)
+    if (!astray(servo, j, now_ns))
         return;
     vlad_servo_raise(own, VLAD_F_FOLLOWING_ERROR, VLAD_HOLD);
     vlad_servo_limit(servo, 1u << j, ASTRAY_PERMILLE);

@@ -125,7 +125,7 @@ FAULTS: tuple[Fault, ...] = (
           "blended over at most 100 ms, otherwise rejected and counted", "a displaced chunk",
           clear_after_ms=1000, bound="at arrival: nothing of it is queued"),
     Fault(14, "following_error", "The arm does not follow (obstacle)", HOLD,
-          "body joints: measured against commanded position for 100 ms beyond `arm.following_limit_rad` at a load of 25 % or more, down to half of it at none; the gripper is bounded by torque and current",
+          "body joints: measured position for 100 ms farther than `arm.following_limit_rad` (at a load of 25 % or more; down to half of it at none) from its goal and from every goal meanwhile, so that lagging behind a fast motion is none; the gripper is bounded by torque and current",
           "HOLD; the joint's goal goes back to where it is, one step a tick, and its torque limit to 50 % until somebody engages; a joint that gives way further is not followed down; HOLD never changes the gripper's goal",
           "an obstacle in the simulated plant (`obstacle`)", clear_after_ms=1000, react_ms=110, rest_ms=300,
           bound="the blocked joint's goal within 200 ms"),

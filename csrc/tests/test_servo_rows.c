@@ -503,6 +503,26 @@ static void test_load_decides(void)
     }
 }
 
+/* A servo that lags is beyond a tight limit for as long as the motion lasts, and follows all the
+ * same. */
+static void test_a_lag_is_no_obstacle(void)
+{
+    int beyond = 0;
+
+    begin_moving();
+    rig.config.following_nu = 16 * MILLI; /* half of it without a load */
+    arm.memory.tracking_ns = 80 * MS;
+    for (int i = 0; i < 300; i++) {
+        if (i % 20 == 0)
+            CHECK_EQ(push_curve(rig.now.t_ns, 0, false), VLAD_ACCEPTED);
+        ticks(1);
+        for (int j = 0; j < JOINTS; j++)
+            beyond += llabs(arm.memory.present_nu[j] - seen.goal_nu[j]) > 8 * MILLI;
+        CHECK_EQ(seen.active, 0);
+    }
+    CHECK(beyond > 300);
+}
+
 /* --- Rows 17 and 24: shares of a window. --- */
 
 static void test_some_replies_are_missing(void)
@@ -602,6 +622,7 @@ int main(void)
     test_a_short_cut_of_the_supply();
     test_an_obstacle();
     test_load_decides();
+    test_a_lag_is_no_obstacle();
     test_some_replies_are_missing();
     test_late_ticks();
     CHECK_DONE();

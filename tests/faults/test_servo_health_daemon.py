@@ -29,7 +29,8 @@ def sim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[simulator.Simulato
 @pytest.fixture
 def daemon(sim: simulator.Simulator, tmp_path: Path) -> Iterator[Daemon]:
     sim.command("clear_all")
-    config = daemons.config_for(sim, tmp_path)
+    tight = "[arm]\nfollowing_limit_rad = 0.1\n"  # the scripted waves are small
+    config = daemons.config_for(sim, tmp_path, edit=lambda text: text.replace("[arm]\n", tight))
     with daemons.running(config, ScriptedPolicy()) as d:
         yield d
     sim.command("clear_all")
@@ -143,10 +144,15 @@ def test_f22_a_low_supply_holds(
 def test_f14_an_obstacle_in_the_plant_holds(
     daemon: Daemon, sim: simulator.Simulator, survival: Survival
 ) -> None:
+    def wrist() -> int:
+        return int(sim.command("status")["ticks"]["4"])
+
+    first = wrist()
     engage(daemon)
-    ticks = sim.command("status")["ticks"]
-    sim.command("obstacle", id=1, ticks=ticks["1"])
-    sim.command("obstacle", id=4, ticks=ticks["4"])
+    wait_for(lambda: abs(wrist() - first) > 160, 10, "0.25 rad away")
+    there = wrist()
+    sim.command("obstacle", id=4, ticks=there - 10 if there > first else there + 10)
+    # It comes back 0.25 rad: far more than the limit of a joint that pushes.
     wait_for(lambda: "following_error" in [e.get("name") for e in daemon.events.since(0)], 15)
     wait_for(lambda: daemon.status()["mode"] in ("stopping", "holding"), 5)
     wait_for(lambda: daemon.status()["mode"] == "holding", 5)
