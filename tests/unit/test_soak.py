@@ -14,7 +14,7 @@ from tests.conftest import CHUNK, PERIOD_NS, sweep, sweep_policy
 from tools.soak import verdict
 from tools.soak.health import Vital, theil_sen
 from tools.soak.injections import INJECTIONS
-from tools.soak.real import Outcome
+from tools.soak.outcome import Outcome
 from tools.soak.scenarios import SCENARIOS
 from tools.soak.simulated import Hour
 from tools.soak.watcher import counts
@@ -174,7 +174,7 @@ def test_a_gap_needs_what_its_cause_says() -> None:
 
 
 def test_uninvited_faults_are_told_from_injected_ones() -> None:
-    outcome = Outcome("silence", 1, 10 * S, ("servo_silent",), True, recover_ns=14 * S)
+    outcome = Outcome("silence", 1, 10 * S, ("servo_silent",), recover_ns=14 * S)
     rows, bad = verdict.uninvited([fault(11, "servo_silent")], [outcome], [])
     assert not rows and not bad
     rows, bad = verdict.uninvited([fault(30, "servo_silent"), fault(31, "action_not_finite")], [outcome], [])
@@ -182,13 +182,13 @@ def test_uninvited_faults_are_told_from_injected_ones() -> None:
 
 
 def test_bounds_and_rest_are_judged() -> None:
-    slow = Outcome("silence", 1, 0, ("servo_silent",), True, "servo_silent", detect_ms=900.0, stop_ns=S,
+    slow = Outcome("silence", 1, 0, ("servo_silent",), "servo_silent", detect_ms=900.0, stop_ns=S,
                    bound_ms=500.0, rest_bound_ms=1000.0, recover_ns=9 * S)
     motion = SimpleNamespace(last_change_ns=lambda after, before: 2 * S)
     verdict.rests([slow], motion)  # type: ignore[arg-type]
     verdict.bounds([slow], [mode(-1, "ready", "engaged")])
     assert len(slow.problems) == 2
-    held = Outcome("silence", 2, 5 * S, ("servo_silent",), True, "servo_silent", detect_ms=9.0, bound_ms=500.0,
+    held = Outcome("silence", 2, 5 * S, ("servo_silent",), "servo_silent", detect_ms=9.0, bound_ms=500.0,
                    rest_bound_ms=1000.0)
     verdict.bounds([held], [mode(4, "engaged", "stopping"), mode(4.2, "stopping", "holding")])
     assert held.disturbed and not held.problems

@@ -9,14 +9,13 @@ import shutil
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from tools.soak.health import started_ticks
+from tools.soak.outcome import Outcome
 from tools.soak.robot import Ended, Robot
 from tools.soak.scenarios import SCENARIOS, STALL, STALLING, Scenario
 from tools.soak.verdict import stopping
@@ -30,29 +29,6 @@ WARM_LOADS = 6
 RING = 4096  # events that the daemon keeps: full before memory is judged
 RECOVER_S = 60.0
 OPERATOR_REACT_MS, REST_MS = 20.0, 350.0
-
-
-@dataclass(slots=True)
-class Outcome:
-    """One injection. Times in ms after its command went out; None = did not happen or is not bounded."""
-
-    scenario: str
-    number: int
-    t_ns: int
-    wanted: tuple[str, ...]
-    judged: bool
-    detected: str | None = None
-    detect_ms: float | None = None
-    stop_ns: int | None = None
-    stop_ms: float | None = None
-    rest_ms: float | None = None
-    bound_ms: float | None = None
-    rest_bound_ms: float | None = None
-    recover_ns: int = 0
-    recovered_s: float | None = None
-    disturbed: list[str] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
 
 
 class RealSoak:
@@ -208,9 +184,8 @@ class RealSoak:
         return False
 
     def _one(self, scenario: Scenario, number: int) -> None:
-        judged = all(BY_NAME[r].status == "implemented" for r in scenario.rows[:1])
         after = len(self.watcher.events)
-        outcome = Outcome(scenario.name, number, now_ns(), scenario.rows, judged)
+        outcome = Outcome(scenario.name, number, now_ns(), scenario.rows)
         self.outcomes.append(outcome)
         if scenario.operator:
             self.requests.append((outcome.t_ns, scenario.name))
@@ -236,7 +211,7 @@ class RealSoak:
         first = BY_NAME[scenario.rows[0]]
         slack = self.slack_ms + scenario.late_ms
         outcome.bound_ms = (first.react_ms if first.react_ms is not None else OPERATOR_REACT_MS) + slack
-        patience = outcome.bound_ms / 1e3 + (3.0 if outcome.judged else 0.0)
+        patience = outcome.bound_ms / 1e3 + 3.0
 
         def raised(event: Mapping[str, Any]) -> bool:
             if scenario.operator:
@@ -248,7 +223,7 @@ class RealSoak:
         if seen is not None:
             outcome.detected = seen.get("name", "operator")
             outcome.detect_ms = (seen["t_ns"] - outcome.t_ns) / 1e6
-        elif outcome.judged and not scenario.may:
+        elif not scenario.may:
             raised_names = sorted({e["name"] for e in self.watcher.events[after:]
                                    if e["event"] == "fault" and e["active"]})
             outcome.problems.append(f"{' or '.join(scenario.rows)} not raised within {patience:.1f} s; "
@@ -292,7 +267,7 @@ class RealSoak:
             self.watcher.pause()
             row = {"SIGKILL": "process_killed", "SIGSEGV": "process_crashed",
                    "SIGTERM": "stop_requested"}[number.name]
-            outcome = Outcome(number.name, len(self.outcomes) + 1, now_ns(), (row,), True, row)
+            outcome = Outcome(number.name, len(self.outcomes) + 1, now_ns(), (row,), row)
             outcome.rest_bound_ms = REST_MS + self.slack_ms
             self.outcomes.append(outcome)
             process.send_signal(number)
@@ -332,25 +307,3 @@ class RealSoak:
               f"{vital.rss_bytes / 2**20:.1f} MiB, {vital.descriptors} fds, {vital.threads} threads, "
               f"{last.scenario}: {last.detected or 'goes on'} {shown}".ljust(140)[:140],
               end="" if sys.stdout.isatty() else "\n", flush=True)
-
-    def tally(self) -> dict[str, dict[str, Any]]:
-        """Per scenario: injected, detected, the largest times, problems."""
-        table: dict[str, dict[str, Any]] = {}
-        for o in self.outcomes:
-            row = table.setdefault(o.scenario, {
-                "rows": list(o.wanted), "judged": o.judged, "injected": 0, "detected": 0, "by": Counter(),
-                "max_detect_ms": None, "max_stop_ms": None, "max_rest_ms": None, "bound_ms": o.bound_ms,
-                "rest_bound_ms": o.rest_bound_ms, "max_recovery_s": None, "problems": 0, "disturbed": 0})
-            row["injected"] += 1
-            row["detected"] += o.detected is not None
-            row["by"][o.detected or "goes on"] += 1
-            row["problems"] += len(o.problems)
-            row["disturbed"] += bool(o.disturbed)
-            for name, value in (("max_detect_ms", o.detect_ms), ("max_stop_ms", o.stop_ms),
-                                ("max_rest_ms", o.rest_ms), ("max_recovery_s", o.recovered_s)):
-                if value is not None:
-                    row[name] = max(value, row[name] if row[name] is not None else value)
-        return dict(sorted(table.items()))
-
-    def as_records(self) -> list[dict[str, Any]]:
-        return [asdict(o) for o in self.outcomes]

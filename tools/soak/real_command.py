@@ -6,11 +6,13 @@ import argparse
 import json
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tools.soak import report as reports
 from tools.soak import verdict
+from tools.soak.outcome import tally
 from tools.soak.real import RealSoak
 from tools.soak.scenarios import SCENARIOS
 from tools.soak.wire_motion import Motion
@@ -55,10 +57,10 @@ def conclude(soak: RealSoak, command: str, warm_up_s: float) -> dict[str, Any]:
         "gaps": {"seen": sum(e["event"] == "gap" for e in events), "unexplained": gaps},
         "stops": {"seen": sum(by.values()) + len(stops), "by": dict(by.most_common()), "unexplained": stops},
         "unasked_restarts": soak.unasked_restarts, "daemon_starts": soak.robot.starts,
-        "memory": memory, "table": soak.tally(), "uninvited": came,
+        "memory": memory, "table": tally(soak.outcomes), "uninvited": came,
         "machine_late_ms": {"over_20": len(soak.watcher.late_ms),
                             "max": max((ms for _, ms in soak.watcher.late_ms), default=0.0)},
-        "outcomes": soak.as_records(),
+        "outcomes": [asdict(o) for o in soak.outcomes],
     }
 
 

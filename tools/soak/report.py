@@ -88,10 +88,9 @@ def real_markdown(report: Mapping[str, Any]) -> str:
               "at rest, max | bound | recovered, max s | disturbed | problems |",
               "|---|---|---|---|---|---|---|---|---|---|---|---|---|"]
     for name, row in report["table"].items():
-        planned = "" if row["judged"] else " (planned: not judged)"
         by = ", ".join(f"{k} {v}" for k, v in row["by"].items())
         lines.append(
-            f"| {name} | {', '.join(row['rows']) or 'none: it goes on'}{planned} | {row['injected']} | "
+            f"| {name} | {', '.join(row['rows']) or 'none: it goes on'} | {row['injected']} | "
             f"{row['detected']} | {by} | {_ms(row['max_detect_ms'])} | {_ms(row['max_stop_ms'])} | "
             f"{_ms(row['bound_ms'])} | {_ms(row['max_rest_ms'])} | {_ms(row['rest_bound_ms'])} | "
             f"{'-' if row['max_recovery_s'] is None else format(row['max_recovery_s'], '.1f')} | "

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.soak.injections import BUS, INJECTIONS, Injection
+from tools.soak.injections import INJECTIONS, Injection
 from tools.soak.verdict import gaps_without_cause
 from tools.soak.witness import Witness
 from vlad.events import describe
-from vlad.faults import BY_NAME
+from vlad.faults import BY_ID, BY_NAME
 from vlad.scheduler import Request, SchedulerConfig
-from vlad.servo import CLEAR, ENGAGE, LIMP, MS, RESUME, STAGES, JointLimits, ServoConfig
+from vlad.servo import CLEAR, ENGAGE, LIMP, MS, RESUME, STAGES, WHY_BIT, JointLimits, ServoConfig
 from vlad.simulation import Arrival, Simulation
 
 PERIOD_NS, CHUNK = 33_333_333, 50
@@ -189,8 +189,8 @@ class Hour:
             self.events.append(describe(event, JOINTS))
         if self.witness.violations:
             raise SoakFailure(f"at or after {self.current}: {self.witness.text}")
-        report_bus = "bus" in _why(self.sim.servo.queue_view()[7])
-        if not report_bus:
+        lost = bool(self.sim.servo.queue_view()[7] & WHY_BIT["bus"])
+        if not lost:
             self._lost_since_ns = None
             return
         self._lost_since_ns = self._lost_since_ns or self.sim.now_ns
@@ -249,7 +249,7 @@ class Hour:
             if at:
                 row[name] = max(row[name] or 0.0, (at - times.injected_ns) / MS)
         if times.raised_ns:
-            row["raised"][_name(times.raised)] += 1
+            row["raised"][BY_ID[times.raised].name] += 1
         self.recover()
         self._judge_gaps()
 
@@ -301,18 +301,3 @@ class Hour:
             "starved_by": counters["starved"], "chunks": dict(self.chunks), "table": self.table,
             "hours": (self.sim.now_ns - START_NS) / HOUR_NS,
         }
-
-
-def _why(mask: int) -> list[str]:
-    from vlad.servo import WHY_NOT
-
-    return [name for bit, name in WHY_NOT.items() if mask & bit]
-
-
-def _name(fault: int) -> str:
-    from vlad.faults import BY_ID
-
-    return BY_ID[fault].name
-
-
-__all__ = ["BUS", "Hour", "SoakFailure"]

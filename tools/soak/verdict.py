@@ -6,15 +6,13 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tools.soak.health import MIB, Slope, Vital, binned, theil_sen, usual
+from tools.soak.outcome import Outcome
 from tools.soak.scenarios import SCENARIOS, STALL
 from tools.soak.wire_motion import Motion
 from vlad.faults import BY_NAME, Reaction
-
-if TYPE_CHECKING:
-    from tools.soak.real import Outcome
 
 SLOPE_MIB_H = 1.0
 BIN_S = 30.0
@@ -118,7 +116,7 @@ def rests(outcomes: Sequence[Outcome], motion: Motion) -> None:
             continue
         last = motion.last_change_ns(o.t_ns, o.recover_ns)
         o.rest_ms = (last - o.t_ns) / 1e6 if last else 0.0
-        if o.rest_ms > o.rest_bound_ms and o.judged:
+        if o.rest_ms > o.rest_bound_ms:
             o.problems.append(f"goals moved until {o.rest_ms:.0f} ms after it, bound {o.rest_bound_ms:.0f} ms")
 
 
@@ -131,10 +129,9 @@ def bounds(outcomes: Sequence[Outcome], events: Sequence[Mapping[str, Any]]) -> 
         if at and modes[at - 1]["to"] != "engaged" and o.rest_bound_ms is not None and o.stop_ns is None:
             o.disturbed.append(f"the arm was {modes[at - 1]['to']} already")
             continue
-        if o.judged and o.bound_ms is not None and o.detect_ms is not None and o.detect_ms > o.bound_ms:
+        if o.bound_ms is not None and o.detect_ms is not None and o.detect_ms > o.bound_ms:
             o.problems.append(f"raised {o.detect_ms:.0f} ms after it, bound {o.bound_ms:.0f} ms")
-        if o.judged and o.bound_ms is not None and o.rest_bound_ms is not None and o.detected \
-                and o.stop_ns is None:
+        if o.bound_ms is not None and o.rest_bound_ms is not None and o.detected and o.stop_ns is None:
             o.problems.append("raised, and the arm did not leave engaged")
 
 

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ class Watcher:
         self._robot = robot
         self._now = now
         self._log = (out / "events.jsonl").open("w")
+        self._samples_log = (out / "samples.jsonl").open("w")
         self._seen = 0
         self._counts: dict[str, float] = {}
         self._stop = threading.Event()
@@ -65,6 +67,7 @@ class Watcher:
         self._stop.set()
         self._thread.join(30)
         self._log.close()
+        self._samples_log.close()
 
     def pause(self) -> None:
         with self._lock:
@@ -120,6 +123,7 @@ class Watcher:
             "t_ns": now, "mode": status["mode"], "queue_depth": status["queue_depth"],
             "faults": [f["name"] for f in status["faults"]],
         })
+        self._samples_log.write(json.dumps({**self.samples[-1], **asdict(self.vitals[-1])}) + "\n")
         execution = status["execution"]
         starved = sum(execution["starved_ticks"].values())
         if execution["covered_ticks"] + starved != execution["engaged_ticks"]:
