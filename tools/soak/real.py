@@ -258,7 +258,7 @@ class RealSoak:
     def _restarts(self) -> None:
         """SIGKILL, SIGSEGV and SIGTERM in motion; each daemon after it adopts and moves nothing."""
         for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM):
-            if not self._engaged(None):
+            if not self._engaged(self.outcomes[-1] if self.outcomes else None):
                 self.problems.append(f"not engaged before {number.name}: {self._state()}")
                 return
             time.sleep(self.rng.uniform(0.5, 2.0))
