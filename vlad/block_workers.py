@@ -88,9 +88,9 @@ class BlockWorker:
         self._closing = threading.Event()
         self._child: BlockProcess | None = None  # also while it starts
         self._process: BlockProcess | None = None  # the same, once it is up
-        self._lost: BlockFailed | None = None  # what the last one was lost by, until another one is up
+        self._lost: BlockFailure | None = None  # what the last one was lost by, until another one is up
         self._proof: tuple[dict[str, Array], dict[str, Array]] | None = None
-        self._failure: Exception | None = None
+        self._failure = ""  # of the newest; the exception itself would keep its frames, and so the policy
         self._calls = self._restarts = 0
         self._p99_ns = 0
         self._failures: Counter[str] = Counter()
@@ -106,7 +106,7 @@ class BlockWorker:
         self._settled.wait()
         if self._process is None:
             self.close()
-            raise BundleError(f"block {self.name}: its worker did not start: {self._failure}") from self._failure
+            raise BundleError(f"block {self.name}: its worker did not start: {self._failure}")
 
     def run(self, inputs: Arrays) -> dict[str, Array]:
         """See Session. A worker that fails otherwise than by an error of its block is killed here and now."""
@@ -142,10 +142,10 @@ class BlockWorker:
             if self._process is not process or self._closing.is_set():
                 return
             self._failures[error.kind] += 1
-            self._failure = error
+            self._failure = str(error)
             if error.kind == "error":
                 return
-            self._process, self._lost = None, error
+            self._process, self._lost = None, error.kind
         process.kill()
         self._report("lost", error.kind, error.why, process.pid)
 
@@ -179,7 +179,7 @@ class BlockWorker:
         self._end()
         self._settled.set()
         if self._lost is not None:
-            self._report("closed", self._lost.kind, "", 0)
+            self._report("closed", self._lost, "", 0)
 
     def _start_one(self) -> bool:
         """Starts, loads and proves a process."""
@@ -194,17 +194,17 @@ class BlockWorker:
             self._prove(child)
         except Exception as error:  # whatever a start may raise, it is tried again
             if not self._closing.is_set():
-                self._failure = error
+                self._failure = str(error)
                 self._failures["start"] += 1
                 if self._lost is not None:
-                    self._report("restart_failed", self._lost.kind, str(error), 0)
+                    self._report("restart_failed", self._lost, str(error), 0)
             return False
         with self._lock:
             self._process, lost, self._lost = child, self._lost, None
         self._settled.set()
         if lost is not None:
             self._restarts += 1
-            self._report("up", lost.kind, "", child.pid)
+            self._report("up", lost, "", child.pid)
         return True
 
     def _prove(self, process: BlockProcess) -> None:
@@ -254,7 +254,7 @@ class BlockWorker:
         return {
             "up": process is not None, "pid": process.pid if process else None,
             "calls": self._calls, "restarts": self._restarts, "failures": dict(self._failures),
-            "last_error": str(self._failure) if self._failure else None,
+            "last_error": self._failure or None,
             "timeout_ms": self.timeout_ns() / MS,
             "call_ms": {"p50": _quantile(took, 0.5) / MS, "p99": _quantile(took, 0.99) / MS},
             "overhead_us": {"p50": _quantile(over, 0.5) / 1e3, "p99": _quantile(over, 0.99) / 1e3},

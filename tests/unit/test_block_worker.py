@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -219,6 +221,31 @@ def test_a_hung_worker_is_killed_at_its_time_limit(bundle: Bundle, started: Star
     wait_for(lambda: worker.status()["up"], 60)
     assert gone(pid)
     assert started.seen() == [("lost", "hang"), ("up", "hang")]
+
+
+@pytest.mark.fault(8)
+def test_a_failure_keeps_nothing_of_the_call_that_saw_it(bundle: Bundle, started: Started) -> None:
+    """An exception has its frames, and those the caller's policy: kept, it would outlive its unloading."""
+    class Policy: ...
+
+    def call() -> weakref.ref[Policy]:
+        policy = Policy()
+        try:
+            worker.run(inputs(bundle, "expert"))
+        except BlockFailed:
+            return weakref.ref(policy)
+        raise AssertionError("it did not fail")
+
+    worker = started.worker()
+    worker.run(inputs(bundle, "expert"))
+    started.order("sigsegv")
+    gc.collect()
+    gc.disable()
+    try:
+        assert call()() is None
+    finally:
+        gc.enable()
+    assert "ended" in worker.status()["last_error"]
 
 
 def test_the_time_limit_follows_what_was_measured(bundle: Bundle, started: Started) -> None:
