@@ -25,6 +25,7 @@ from vlad import config as configuration
 from vlad.cli import Declined, Unreachable, ask
 from vlad.errors import DeviceError, VladError
 from vlad.queue_plot import draw
+from vlad.report import gather, write
 from vlad.servo import now_ns
 from vlad.wire_witness import Verdict, judge
 
@@ -101,6 +102,7 @@ class Demo:
         self.samples: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self.final: dict[str, Any] = {}
+        self.flights = self._flights()  # of earlier runs
         self.resumes = 0
 
     @contextlib.contextmanager
@@ -186,6 +188,10 @@ class Demo:
             time.sleep(POLL_S)
         view.close()
         self.final = self.look()
+        try:
+            self.call("dump")
+        except DeviceError as error:
+            print(f"no flight record: {error}")
 
     @property
     def engaged_s(self) -> float:
@@ -212,8 +218,7 @@ class Demo:
     def look(self) -> dict[str, Any]:
         """One status, and the events since the last one."""
         status: dict[str, Any] = self.call("status")
-        self.samples.append({"t_ns": now_ns(), "queue_depth": status["queue_depth"],
-                             "mode": status["mode"]})
+        self.samples.append(sample(now_ns(), status))
         while new := self.call("events", since=self._seen)["events"]:
             self.events.extend(new)
         return status
@@ -242,16 +247,31 @@ class Demo:
                      "scripted sweep: it shows the runtime, not a skill.",
         }
         (self.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        for name, rows in (("samples", self.samples), ("events", self.events)):
+            (self.out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self._keep_flights()
         policy = self.final["policy"]
         draw(self.out / "queue.png", self.samples, self.events,
              title=f"Action queue of {policy['name']} ({policy['mode']}, {policy['rate_hz']:.3g} Hz)",
              chunk_size=policy["chunk_size"],
              threshold_actions=policy["threshold_ms"] / 1e3 * policy["rate_hz"])
         print(summary(report))
-        print(f"\n{self.out}/report.json\n{self.out}/queue.png")
+        write(self.out / "report.html", "vlad demo", *gather(self.out))
+        print("".join(f"\n{self.out}/{name}" for name in ("report.json", "queue.png", "report.html")))
         for problem in problems:
             print(f"PROBLEM: {problem}", file=sys.stderr)
         return 1 if problems else 0
+
+    def _flights(self) -> set[Path]:
+        return set(Path(self.config.flight.directory).glob("*.mcap"))
+
+    def _keep_flights(self) -> None:
+        """Copies of the flight records of this run, and of no other."""
+        kept = self.out / "flight"
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.mkdir()
+        for record in sorted(self._flights() - self.flights):
+            shutil.copy2(record, kept)
 
     def _problems(self, wire: Verdict) -> list[str]:
         problems = list(wire.violations)
@@ -328,6 +348,18 @@ def versions() -> dict[str, str]:
     return {"vlad": vlad.__version__, "python": platform.python_version(), "kernel": platform.release(),
             "machine": platform.machine(), "numpy": numpy.__version__,
             "onnxruntime": onnxruntime.__version__, "mujoco": mujoco.__version__}
+
+
+def sample(t_ns: int, status: Mapping[str, Any]) -> dict[str, Any]:
+    """What the report draws of one status; lists have a number for each joint, in their order."""
+    joints = status["arm"]["joints"]
+    of = {"goal": "goal", "present": "position", "temperature_c": "temperature_c", "voltage_v": "voltage_v",
+          "load": "load"}  # fmt: skip
+    return {
+        "t_ns": t_ns, "mode": status["mode"], "reaction": status["reaction"],
+        "queue_depth": status["queue_depth"], "t_execution_ms": status["t_execution_ms"],
+        **{name: [joint[key] for joint in joints.values()] for name, key in of.items()},
+    }  # fmt: skip
 
 
 class _View:

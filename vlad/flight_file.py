@@ -71,12 +71,14 @@ def about_servo(config: ServoConfig) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class Flight:
-    """What a replay needs of a file. Rows as vlad.flight_fields.unpack() makes them, in file order."""
+    """What was wanted of a file. Rows as vlad.flight_fields.unpack() makes them, in file order; notes:
+    messages of the other topics that were asked for, with their times."""
 
     about: About
     rows: dict[int, list[dict[str, Any]]] = field(
         default_factory=lambda: {TICK: [], STATE: [], CHUNK: [], TIMING: []}
     )
+    notes: dict[str, list[tuple[int, dict[str, Any]]]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)  # messages by topic
     first_ns: int = 0
     last_ns: int = 0
@@ -203,7 +205,7 @@ def _picture(record: Record) -> Message:
 
 
 def read(path: Path, *, only: Callable[[str], bool] = KIND.__contains__) -> Flight:
-    """A record for replay; nothing in the file is believed. FlightError."""
+    """The topics of a record that `only` wants; nothing in the file is believed. FlightError."""
     try:
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
@@ -226,6 +228,7 @@ def _read(file: Any, only: Callable[[str], bool]) -> Flight:
     flight: Flight | None = None
     topics: dict[int, str] = {}
     found: list[tuple[int, dict[str, Any]]] = []
+    notes: dict[str, list[tuple[int, dict[str, Any]]]] = {}
     counts: dict[str, int] = {}
     first = last = None
     for record in _records(file):
@@ -240,13 +243,15 @@ def _read(file: Any, only: Callable[[str], bool]) -> Flight:
             counts[topic] = counts.get(topic, 0) + 1
             first = min(first, record.log_time) if first is not None else record.log_time
             last = max(last, record.log_time) if last is not None else record.log_time
-            if only(topic):
+            if only(topic) and topic in KIND:
                 found.append((KIND[topic], _row(topic, record.data)))
+            elif only(topic):
+                notes.setdefault(topic, []).append((record.log_time, _row(topic, record.data)))
     if flight is None:
         raise FlightError("no metadata `vlad`: not a flight record")
     for kind, row in found:
         flight.rows[kind].append(row)
-    flight.counts, flight.first_ns, flight.last_ns = counts, first or 0, last or 0
+    flight.notes, flight.counts, flight.first_ns, flight.last_ns = notes, counts, first or 0, last or 0
     return flight
 
 

@@ -17,6 +17,7 @@ TOOLS = {
     "check": ("vlad.check", "verify a bundle: integrity, shapes, golden inputs and outputs", ""),
     "sim": ("vlad.sim.command", "the simulated robot: servo bus and cameras", "sim"),
     "demo": ("vlad.demo", "simulated robot + real daemon + shipped policy, with a report", "build,sim,report"),
+    "report": ("vlad.report", "one HTML page with the plots of a run", "report"),
     "replay": ("vlad.replay", "re-run the gate, the queue and the servo loop on a flight record", ""),
     "flight": ("vlad.flight_command", "list a flight record, or recover one after a crash", ""),
     "cameras": ("vlad.cameras_command", "find, name and preview cameras", "v4l2"),

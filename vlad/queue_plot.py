@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 INK, GRID = "#22303c", "#d9dfe4"
 COLD, ARRIVAL, LATE, REQUEST = "#7a4fbf", "#1b7f5c", "#c0392b", "#c98a1b"
@@ -19,24 +22,41 @@ def draw(
     chunk_size: int,
     threshold_actions: float,
 ) -> None:
-    """Writes a PNG. samples: {t_ns, queue_depth, mode}; events: as `vladctl events --json` gives."""
-    import matplotlib
+    """Writes a PNG. samples: {t_ns, queue_depth}; events: as `vladctl events --json` gives."""
+    start_ns = samples[0]["t_ns"]
+    figure(samples, events, start_ns=start_ns, title=title, chunk_size=chunk_size,
+           threshold_actions=threshold_actions).savefig(path, dpi=110)
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    start = samples[0]["t_ns"]
+def figure(
+    samples: Sequence[Mapping[str, Any]],
+    events: Sequence[Mapping[str, Any]],
+    *,
+    start_ns: int,
+    title: str,
+    chunk_size: int,
+    threshold_actions: float,
+) -> Figure:
+    """The same as a figure; times in s since start_ns. chunk_size, threshold_actions: 0 where not known;
+    without a chunk size the upper plot has marks only."""
+    from matplotlib.figure import Figure
+
+    start = start_ns
     chunks = [e for e in events if e["event"] == "chunk"]
-    figure, (top, bottom) = plt.subplots(
-        2, 1, figsize=(13, 6.5), sharex=True, height_ratios=(3, 1), layout="constrained"
-    )
+    drawn = Figure(figsize=(13, 6.5), layout="constrained")
+    top, bottom = drawn.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     t = [(s["t_ns"] - start) / 1e9 for s in samples]
     top.fill_between(t, [s["queue_depth"] for s in samples], step="post", color="#9cc3e6", alpha=0.6)
     top.step(t, [s["queue_depth"] for s in samples], where="post", color="#2b6ca3", lw=0.8,
              label="actions in the queue")
-    top.axhline(chunk_size, color=GRID, lw=1)
-    top.text(0, chunk_size, " one chunk", va="bottom", fontsize=8, color=INK)
-    top.axhline(threshold_actions, color=REQUEST, lw=1, ls="--", label="request threshold")
+    if chunk_size:
+        top.axhline(chunk_size, color=GRID, lw=1)
+        top.text(t[0] if t else 0, chunk_size, " one chunk", va="bottom", fontsize=8, color=INK)
+    elif not samples:
+        top.set_yticks([])
+    chunk_size = chunk_size or max((s["queue_depth"] for s in samples), default=0) or 1
+    if threshold_actions:
+        top.axhline(threshold_actions, color=REQUEST, lw=1, ls="--", label="request threshold")
 
     def mark(rows: Sequence[float], color: str, marker: str, label: str, y: float) -> None:
         if rows:
@@ -56,10 +76,11 @@ def draw(
     for gap in (e for e in events if e["event"] == "gap"):
         end = (gap["t_ns"] - start) / 1e9
         top.axvspan(end - gap["duration_ms"] / 1e3, end, color=LATE, alpha=0.12)
-    top.set_ylabel("actions")
+    if samples:
+        top.set_ylabel("actions")
     top.set_ylim(-chunk_size * 0.08, chunk_size * 1.15)
     top.legend(loc="upper center", ncols=6, fontsize=8, frameon=False, bbox_to_anchor=(0.5, 1.1))
-    figure.suptitle(title, color=INK, fontsize=12)
+    drawn.suptitle(title, color=INK, fontsize=12)
 
     arrivals = [(e["t_ns"] - start) / 1e9 for e in chunks]
     bottom.plot(arrivals, [e["t_inference_ms"] for e in chunks], ".", color=ARRIVAL, ms=5,
@@ -78,5 +99,4 @@ def draw(
         axes.set_axisbelow(True)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    return drawn
