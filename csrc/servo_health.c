@@ -51,7 +51,7 @@ static enum vlad_reaction voltage_level(int64_t nominal_mv, int32_t low_mv, int3
                                                 : VLAD_NONE;
 }
 
-/* Without a configured voltage: what the servos see when the bus is taken over. */
+/* Without a configured voltage: what the servos see when the bus is taken over, an odd reading apart. */
 static void take_nominal(struct vlad_servo *servo)
 {
     int32_t most_mv = 0;
@@ -59,8 +59,8 @@ static void take_nominal(struct vlad_servo *servo)
     for (int j = 0; j < servo->config.gate.limits.n_joints; j++) {
         if (servo->watch.answers[j] < VLAD_RECENT)
             return;
-        if (highest(servo->watch.voltage_mv[j]) > most_mv)
-            most_mv = highest(servo->watch.voltage_mv[j]);
+        if (lowest(servo->watch.voltage_mv[j]) > most_mv)
+            most_mv = lowest(servo->watch.voltage_mv[j]);
     }
     servo->now.supply_mv = most_mv;
 }

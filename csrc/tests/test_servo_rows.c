@@ -280,6 +280,27 @@ static void test_voltage_bands(void)
     CHECK_EQ(seen.fault_reaction[VLAD_F_SERVO_VOLTAGE], VLAD_HOLD);
 }
 
+/* One odd reading does not make a supply out of what the servos have. */
+static void test_nominal_voltage_misread(void)
+{
+    struct vlad_servo_config config = rig_config();
+    int64_t pose_nu[JOINTS] = { 0 };
+    int joint;
+
+    for (int at = 0; at < VLAD_RECENT; at++) {
+        memset(&arm, 0, sizeof arm);
+        vlad_memory_arm_init(&arm.memory, JOINTS, pose_nu, 1000 * MS);
+        CHECK_EQ(vlad_servo_init(&rig, &config, 1000 * MS, &joint), 0);
+        CHECK_EQ(adopt(pose_nu, true), 0); /* found holding */
+        for (int i = 0; i < 300; i++) {
+            arm.memory.voltage_mv = i == at ? 25500 : 7400;
+            ticks(1);
+            CHECK_EQ(seen.active, 0);
+        }
+        CHECK_EQ(seen.supply_mv, 7400);
+    }
+}
+
 static void test_a_configured_voltage(void)
 {
     struct vlad_servo_config config = rig_config();
@@ -612,6 +633,7 @@ int main(void)
     test_overload();
     test_a_gripper_may_be_overloaded();
     test_voltage_bands();
+    test_nominal_voltage_misread();
     test_a_configured_voltage();
     test_brown_out();
     test_an_encoder_that_jumps();
