@@ -173,6 +173,19 @@ static uint64_t park_refusal(const struct vlad_servo *servo, enum vlad_reaction 
     return why;
 }
 
+/* Whether a fault demands PARK still, and not only within its clear time: the arm's own current has
+ * gone once it has stopped, and the voltage come back. */
+static bool demanded(const struct vlad_servo *servo)
+{
+    const struct vlad_watchdog *watchdog = &servo->watchdog;
+
+    for (unsigned f = 1; f <= VLAD_N_FAULTS; f++)
+        if (vlad_watchdog_reaction(watchdog, f) == VLAD_PARK &&
+            (watchdog->state[f].latched || watchdog->state[f].level_ns == servo->now.t_ns))
+            return true;
+    return false;
+}
+
 /* PARK: a sweep to the rest pose and torque off there; for a fault, where that may not be, the torque
  * fades within two seconds, because a hot motor that is merely held goes on heating. An operator's
  * hold ends either, until a clear has left nothing latched. */
@@ -188,7 +201,7 @@ static void park(struct vlad_servo *servo, uint32_t requests, enum vlad_reaction
         servo->park_inhibited |= reaction == VLAD_PARK;
     }
     if (!asked && (reaction != VLAD_PARK || servo->park_inhibited || servo->parking ||
-                   servo->easing_since_ns))
+                   servo->easing_since_ns || !demanded(servo)))
         return;
     why = park_refusal(servo, reaction);
     if (asked && (why || !servo->config.has_rest_pose || !servo->torque_on ||

@@ -160,7 +160,7 @@ FAULTS: tuple[Fault, ...] = (
           "a temperature ramp (`heat`)", latch=True, clear_after_ms=5000, react_ms=200, rest_ms=5000),
     Fault(22, "servo_voltage", "Servo voltage out of range", PARK,
           "voltage of 5 replies in a row against `arm.supply_v`, or what the servos saw when their bus was taken over; status bit",
-          "15 % off, or the status bit: HOLD; 25 % off: PARK", "a supply ramp (`voltage`)",
+          "15 % off, or the status bit: HOLD; 25 % off: PARK, where it still is once the arm has stopped: its own current has gone then", "a supply ramp (`voltage`)",
           clear_after_ms=2000, react_ms=200, rest_ms=550, bound="of HOLD"),
     Fault(23, "servo_encoder", "Encoder error or impossible position", HOLD,
           "status bit; a step that no servo turns (2 v_max, or its no-load speed) in the time since that joint's last good answer",

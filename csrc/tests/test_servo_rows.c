@@ -280,6 +280,28 @@ static void test_voltage_bands(void)
     CHECK_EQ(seen.fault_reaction[VLAD_F_SERVO_VOLTAGE], VLAD_HOLD);
 }
 
+/* The arm's own current: a dip that is over when the arm has stopped neither parks nor drops it. */
+static void test_a_dip_lets_nothing_down(void)
+{
+    for (int rest_pose = 0; rest_pose < 2; rest_pose++) {
+        begin_moving();
+        rig.config.has_rest_pose = rest_pose;
+        arm.memory.voltage_mv = 5400;
+        ticks(VLAD_RECENT + 3);
+        CHECK_EQ(seen.fault_reaction[VLAD_F_SERVO_VOLTAGE], VLAD_PARK);
+        arm.memory.voltage_mv = 7400;
+        for (int i = 0; i < 300; i++) {
+            ticks(1);
+            CHECK(!seen.parking && !seen.letting_down);
+        }
+        CHECK_EQ(seen.mode, VLAD_HOLDING);
+        CHECK_EQ(arm.memory.torque_mask, ALL);
+        arm.memory.voltage_mv = 5400; /* one that stays does */
+        ticks(VLAD_RECENT + 1);
+        CHECK(rest_pose ? seen.parking : seen.letting_down);
+    }
+}
+
 /* One odd reading does not make a supply out of what the servos have. */
 static void test_nominal_voltage_misread(void)
 {
@@ -633,6 +655,7 @@ int main(void)
     test_overload();
     test_a_gripper_may_be_overloaded();
     test_voltage_bands();
+    test_a_dip_lets_nothing_down();
     test_nominal_voltage_misread();
     test_a_configured_voltage();
     test_brown_out();
