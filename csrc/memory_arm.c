@@ -148,6 +148,10 @@ static int torque_arm(void *ctx, int64_t deadline_ns, uint32_t mask, bool on,
         arm->refuse_torque--;
         return -EAGAIN;
     }
+    if (arm->drop_torque > 0) {
+        arm->drop_torque--;
+        return 0;
+    }
     move(arm);
     for (int j = 0; on && j < arm->n_joints; j++)
         if (mask & ~arm->torque_mask & (1u << j))

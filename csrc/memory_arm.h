@@ -34,7 +34,7 @@ struct vlad_memory_arm {
     int drop_writes, refuse_torque;      /* so many end with -EAGAIN */
     uint8_t status[VLAD_MAX_JOINTS];
     int32_t temperature_c, voltage_mv;   /* of all joints */
-    int drop_limits;                     /* so many limits do not arrive, and nobody says so */
+    int drop_limits, drop_torque;        /* so many do not arrive, and nobody says so */
 
     /* The judge. */
     uint64_t writes, reads;

@@ -141,22 +141,44 @@ void vlad_servo_write_goals(struct vlad_servo *servo, int64_t now_ns)
     vlad_watchdog_pulse(&servo->watchdog, VLAD_F_SERIAL_UNPLUGGED);
 }
 
-/* True when every joint has the torque limit that it was given, as its register shows. What did not
- * arrive goes out again, but more torque only while engaged: later it would pull. */
+/* The servos do not take it: power that was to come does not. */
+static void give_up(struct vlad_servo *servo)
+{
+    servo->torque_repeats = 0;
+    servo->torque_wanted = servo->torque_on;
+    vlad_watchdog_pulse(&servo->watchdog, VLAD_F_SERVO_SILENT);
+}
+
+/* Joints that may not get the torque limit asked for: their register shows less, and more torque only
+ * while engaged: later it would pull. What it shows is not adopted: it may have been misread. */
+static uint32_t kept_low(const struct vlad_servo *servo)
+{
+    uint32_t low = 0;
+
+    for (int j = 0; j < servo->config.gate.limits.n_joints; j++)
+        if (servo->mode != VLAD_ENGAGED &&
+            servo->now.arm.limit_permille[j] < servo->now.limit_permille[j])
+            low |= 1u << j;
+    return low;
+}
+
+/* True when every joint has the torque limit that it was given, as its register shows, or may not
+ * have it. What did not arrive goes out again. */
 static bool write_limits(struct vlad_servo *servo, int64_t now_ns)
 {
-    uint32_t missing = servo->now.arm.limited & servo->now.arm.answered;
-    uint32_t due = (servo->limits_due | missing) & servo->seen_joints;
+    uint32_t may = servo->seen_joints & ~kept_low(servo);
+    uint32_t missing = servo->now.arm.limited & servo->now.arm.answered & may;
+    uint32_t due = (servo->limits_due & may) | missing;
 
     servo->limit_tries = missing ? servo->limit_tries + 1 : 0;
-    if (servo->limit_tries == TORQUE_TRIES)
-        vlad_watchdog_pulse(&servo->watchdog, VLAD_F_SERVO_SILENT);
+    if (servo->limit_tries == TORQUE_TRIES) {
+        if (servo->torque_wanted && !servo->torque_on)
+            give_up(servo);
+        else
+            vlad_watchdog_pulse(&servo->watchdog, VLAD_F_SERVO_SILENT);
+    }
     if (!due)
         return true;
-    for (int j = 0; j < servo->config.gate.limits.n_joints; j++)
-        if (servo->mode != VLAD_ENGAGED && due >> j & 1 &&
-            servo->now.arm.limit_permille[j] < servo->now.limit_permille[j])
-            servo->now.limit_permille[j] = servo->now.arm.limit_permille[j];
     if (servo->ops->limit(servo->arm, now_ns + servo->config.period_ns, due,
                           servo->now.limit_permille) == 0)
         servo->limits_due &= ~due;
@@ -176,6 +198,7 @@ static void cut_liars(struct vlad_servo *servo, int64_t now_ns)
 
 static void write_torque(struct vlad_servo *servo, int64_t now_ns, bool limits_hold)
 {
+    const struct vlad_arm_state *arm = &servo->now.arm;
     uint32_t all = (1u << servo->config.gate.limits.n_joints) - 1;
     bool power = servo->torque_wanted && !servo->torque_on;
     int rc = -EAGAIN;
@@ -184,15 +207,14 @@ static void write_torque(struct vlad_servo *servo, int64_t now_ns, bool limits_h
         return;
     if (power)
         vlad_servo_take_pose(servo); /* a limp arm may have sagged since the last try */
-    if (!power || servo->now.arm.answered == all) /* power comes with a pose of this very tick */
+    if (!power || arm->answered == all) /* power comes with a pose of this very tick */
         rc = servo->ops->torque(servo->arm, now_ns + servo->config.period_ns, all,
                                 servo->torque_wanted, servo->written_nu);
+    if (!servo->torque_wanted && servo->torque_repeats == 1 && arm->powered & arm->answered)
+        rc = -EAGAIN; /* said twice before this tick's reading, and not done */
     if (rc) {
-        if (++servo->torque_tries == TORQUE_TRIES) {
-            servo->torque_repeats = 0;
-            servo->torque_wanted = servo->torque_on;
-            vlad_watchdog_pulse(&servo->watchdog, VLAD_F_SERVO_SILENT);
-        }
+        if (++servo->torque_tries == TORQUE_TRIES)
+            give_up(servo);
         return; /* tried again next tick; a dead bus shows in the next read */
     }
     servo->torque_repeats--;

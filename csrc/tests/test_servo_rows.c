@@ -247,6 +247,72 @@ static void test_a_gripper_may_be_overloaded(void)
     CHECK_EQ(arm.memory.limit_permille[2], 1000);
 }
 
+/* A register that reads low for once is not written back: that would take the torque for good. */
+static void test_a_torque_limit_misread(void)
+{
+    for (int low = 0; low < 2; low++) {
+        begin_moving();
+        if (low) {
+            arm.memory.status[1] = VLAD_STATUS_OVERLOAD;
+            ticks(2);
+            arm.memory.status[1] = 0;
+        } else {
+            ask(VLAD_REQ_HOLD);
+        }
+        ticks(60);
+        CHECK_EQ(seen.mode, VLAD_HOLDING);
+        arm.memory.limit_permille[1] = 0;
+        ticks(1);
+        CHECK_EQ(arm.memory.asked_permille[1], low ? 500 : 1000);
+        arm.memory.limit_permille[1] = arm.memory.asked_permille[1];
+        ticks(3);
+        CHECK_EQ(arm.memory.limit_permille[1], low ? 500 : 1000);
+        arm.memory.limit_permille[1] = 0; /* and it does: nothing is pulled up before somebody engages */
+        ticks(100);
+        CHECK_EQ(arm.memory.limit_permille[1], 0);
+        CHECK_EQ(seen.latched, 0);
+    }
+}
+
+/* Power that waits for its torque limits is not switched on once a fault has ended the engagement. */
+static void test_limits_that_never_arrive(void)
+{
+    begin();
+    arm.memory.limit_permille[1] = arm.memory.asked_permille[1] = 300;
+    arm.memory.drop_limits = 1000;
+    ask(VLAD_REQ_ENGAGE);
+    ticks(40);
+    CHECK_EQ(seen.latched, bit(VLAD_F_SERVO_SILENT));
+    CHECK_EQ(seen.mode, VLAD_FAULTED);
+    arm.memory.drop_limits = 0;
+    ticks(100);
+    CHECK_EQ(arm.memory.torque_mask, 0);
+    ticks(100);
+    ask(VLAD_REQ_CLEAR);
+    CHECK_EQ(seen.mode, VLAD_READY);
+    ask(VLAD_REQ_ENGAGE);
+    ticks(4);
+    CHECK_EQ(arm.memory.torque_mask, ALL);
+    CHECK_EQ(arm.memory.limit_permille[1], 1000);
+}
+
+/* A sync write is not acknowledged: torque off counts once the servos say so. */
+static void test_torque_off_is_read_back(void)
+{
+    begin_moving();
+    arm.memory.drop_torque = 5;
+    ask(VLAD_REQ_LIMP);
+    ticks(10);
+    CHECK_EQ(arm.memory.torque_mask, 0);
+    CHECK_EQ(seen.latched, 0);
+
+    begin_moving();
+    arm.memory.drop_torque = 1000;
+    ask(VLAD_REQ_LIMP);
+    ticks(30);
+    CHECK_EQ(seen.latched, bit(VLAD_F_SERVO_SILENT));
+}
+
 /* --- Rows 22 and 45: the supply. --- */
 
 static void test_voltage_bands(void)
@@ -654,6 +720,9 @@ int main(void)
     test_an_unsure_arm_is_not_swept();
     test_overload();
     test_a_gripper_may_be_overloaded();
+    test_a_torque_limit_misread();
+    test_limits_that_never_arrive();
+    test_torque_off_is_read_back();
     test_voltage_bands();
     test_a_dip_lets_nothing_down();
     test_nominal_voltage_misread();
