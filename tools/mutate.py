@@ -2,11 +2,12 @@
 
     python tools/mutate.py [gate trajectory ...] [--write-doc]     (make mutation)
 
-Each mutant is one small change of one expression or statement of a part (tree-sitter finds them). A
-mutant whose object code equals the original's, or another mutant's, at -O2 is no mutant. The others
-are linked against the C tests of the part, which must fail; what they let pass is tried once more
-under ASan and UBSan. A mutant that survives all that must be explained in tools/mutation_known.toml,
-by the line it is in and what the line became; an explanation that no longer fits is an error as well.
+Each mutant is one small change of one expression or statement of a part (tree-sitter finds them). All
+mutants of a part are linked into one program with each C test of the part, under names of their own; before
+main() the program forks once for each, and the test must fail. What the tests let pass is compiled alone: with
+the object code of the original, or of another one that passed, at -O2 it is no mutant. The rest is tried once
+more under ASan and UBSan. A mutant that survives all that must be explained in tools/mutation_known.toml, by
+the line it is in and what the line became; an explanation that no longer fits is an error as well.
 
 Exit status: 0 when every mutant is killed or explained, 1 otherwise. Results: build/mutation/.
 """
@@ -17,6 +18,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -47,9 +49,10 @@ TESTS: dict[str, tuple[str, ...]] = {
     "servo_wire": SERVO_TESTS,
 }
 MAINS = {"safe_stop.c"}
-PLAIN = ("-std=gnu11", "-O1", "-pthread", "-w", "-I.")
+PLAIN = ("-std=gnu11", "-O1", "-pthread", "-w")
 SANITIZED = (*PLAIN, "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-TIMEOUT_S = 60
+TIMEOUT_S = 120
+BATCH = 60  # mutants in one file
 
 SWAPS: dict[str, tuple[str, ...]] = {
     "<": ("<=", ">="), "<=": ("<", ">"), ">": (">=", "<="), ">=": (">", "<"), "==": ("!=",), "!=": ("==",),
@@ -71,6 +74,9 @@ class Mutant:
     line: int
     before: str  # the line, stripped
     after: str  # what it became
+
+    def applied(self, source: bytes) -> bytes:
+        return source[: self.start] + self.text.encode() + source[self.end :]
 
 
 def _changes(node: tree_sitter.Node) -> Iterator[tuple[tree_sitter.Node, str]]:
@@ -127,112 +133,251 @@ def mutants(part: str) -> list[Mutant]:
     return sorted(set(found), key=lambda m: (m.start, m.end, m.text))
 
 
-def _run(*command: str | Path, timeout_s: float = TIMEOUT_S) -> int:
-    """Exit status; 124 after the time-out."""
-    try:
-        return subprocess.run(
-            [str(word) for word in command], cwd=CSRC, timeout=timeout_s,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
-        ).returncode
-    except subprocess.TimeoutExpired:
-        return 124
+# What the test program does before main(): itself once for each mutant, each with its time limit.
+_FORK = """
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static int chosen;
+"""
+_FORK_EACH = """
+__attribute__((constructor)) static void each_mutant(void)
+{
+    char *list = getenv("VLAD_MUTANTS"), *end;
+    int verdicts = open(getenv("VLAD_VERDICTS"), O_WRONLY | O_CREAT | O_TRUNC, 0644);
+
+    for (; *list; list = end + (*end == ',')) {
+        int i = (int)strtol(list, &end, 10), status;
+        pid_t child;
+
+        for (chosen = 0; number[chosen] != i;)
+            chosen++;
+        child = fork();
+        if (child == 0) {
+            close(verdicts);
+            alarm(TIMEOUT_S);
+            return;
+        }
+        if (child < 0 || waitpid(child, &status, 0) != child ||
+            dprintf(verdicts, "%d %d\\n", i, status) < 0)
+            _exit(1);
+    }
+    _exit(0);
+}
+"""
+
+
+def _declared(node: tree_sitter.Node) -> bytes:
+    """The name that a definition, declaration or parameter declares; empty: none."""
+    declarator = node.child_by_field_name("declarator")
+    if declarator is not None:
+        return _declared(declarator)
+    if node.type == "identifier":
+        return node.text or b""
+    return b"".join(_declared(child) for child in node.named_children if "declarator" in child.type)
+
+
+def _parameters(function: tree_sitter.Node) -> list[tree_sitter.Node]:
+    declarator = function.child_by_field_name("declarator")
+    while declarator is not None and declarator.type != "function_declarator":
+        declarator = declarator.child_by_field_name("declarator")
+    found = declarator.child_by_field_name("parameters") if declarator is not None else None
+    return [] if found is None else found.named_children
+
+
+class _Renames:
+    """A part's file-scope names, which every mutant in one program needs for itself."""
+
+    def __init__(self, source: bytes) -> None:
+        self._source = source
+        self._parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_c.language()))
+        self._names: set[bytes] = set()
+        self._exported: dict[str, tuple[str, str]] = {}  # name -> what stands before its body, its arguments
+        self._includes = ""
+        for node in self._parser.parse(source).root_node.children:
+            text = node.text or b""
+            if node.type == "preproc_include":
+                self._includes += text.decode()
+            if node.type not in ("function_definition", "declaration"):
+                continue
+            self._names.add(_declared(node))
+            if node.type == "function_definition" and not text.startswith(b"static"):
+                body = node.child_by_field_name("body")
+                assert body is not None
+                head = source[node.start_byte : body.start_byte].decode()
+                arguments = [_declared(p).decode() for p in _parameters(node)]
+                self._exported[_declared(node).decode()] = (head, ", ".join(a for a in arguments if a))
+
+    def _copy(self, mutant: Mutant, i: int) -> str:
+        """The file with this mutation, its own names with a prefix."""
+        mutated = mutant.applied(self._source)
+        todo, places = [self._parser.parse(mutated).root_node], []
+        while todo:
+            node = todo.pop()
+            todo += node.children
+            if node.type == "identifier" and node.text in self._names:
+                places.append(node.start_byte)
+        for place in sorted(places, reverse=True):
+            mutated = mutated[:place] + b"m%d_" % i + mutated[place:]
+        return mutated.decode()
+
+    def copies(self, mutants: dict[int, Mutant]) -> str:
+        """One file with every one of them."""
+        declared = [f"extern __typeof__({name}) m{i}_{name};\n" for i in mutants for name in self._exported]
+        copies = [f'#line 1 "mutant-{i}.c"\n{self._copy(mutant, i)}\n' for i, mutant in mutants.items()]
+        return "".join((self._includes, *declared, *copies))
+
+    def table(self, ids: Sequence[int]) -> str:
+        """The exported functions, as those of the mutant that this process is for."""
+        fields = "".join(f"    __typeof__({name}) *{name};\n" for name in self._exported)
+        rows = "".join(f"    {{ {', '.join(f'm{i}_{name}' for name in self._exported)} }},\n" for i in ids)
+        return "".join((
+            self._includes, _FORK, f"static const int number[] = {{ {', '.join(map(str, ids))} }};\n",
+            *(f"extern __typeof__({name}) m{i}_{name};\n" for i in ids for name in self._exported),
+            f"static const struct {{\n{fields}}} mutant[] = {{\n{rows}}};\n",
+            *(f"{head}{{\n    return mutant[chosen].{name}({arguments});\n}}\n"
+              for name, (head, arguments) in self._exported.items()),
+            _FORK_EACH.replace("TIMEOUT_S", str(TIMEOUT_S)),
+        ))  # fmt: skip
 
 
 class Part:
-    """A part with its tests prebuilt twice, plain and sanitized, so that a mutant costs one file."""
+    """A part with the objects of its tests. Its mutants go into one program, which forks for each."""
 
     def __init__(self, name: str, workers: int) -> None:
         self.name = name
         self._source = (CSRC / f"{name}.c").read_bytes()
         self._cc = os.environ.get("CC", "gcc").split()
-        self._seen: dict[str, str] = {}
-        self._built: dict[str, list[Path]] = {}
         self._workers = workers
-        self.seconds: dict[str, float] = {}
+        self._renames = _Renames(self._source)
 
-    def build(self, variant: str, flags: Sequence[str]) -> None:
-        """The tests and every other file of the core, as objects."""
+    def judge(self, found: Sequence[Mutant]) -> list[str]:
+        """"invalid", "same" (as the original or an earlier survivor), "killed" or "survived" of each."""
+        self._found = [*found, Mutant(self.name, 0, 0, "", 0, "", "")]
+        self._original = len(found)
+        verdicts = ["killed"] * len(found)
+        left = list(range(len(found)))
+        for variant, flags in (("plain", PLAIN), ("sanitized", SANITIZED)):
+            if variant == "sanitized":
+                left = self._without_same(left, verdicts)
+            if not left:
+                break
+            objects = self._objects(variant, flags)
+            left, table = self._table(variant, flags, left, verdicts)
+            for test in TESTS[self.name]:
+                left = self._survivors(variant, flags, [*objects, *table], test, left)
+        for i in left:
+            verdicts[i] = "survived"
+        return verdicts
+
+    def _compile(self, flags: Sequence[str], source: Path, target: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*self._cc, *flags, "-I.", "-c", str(source), "-o", str(target)],
+                              cwd=CSRC, capture_output=True, text=True, check=False)  # fmt: skip
+
+    def _objects(self, variant: str, flags: Sequence[str]) -> list[Path]:
+        """The tests and every other file of the core."""
         directory = OUT / variant
         directory.mkdir(parents=True, exist_ok=True)
-        sources = [p for p in sorted(CSRC.glob("*.c")) if p.name not in MAINS]
+        sources = [p for p in sorted(CSRC.glob("*.c")) if p.name not in MAINS and p.stem != self.name]
         sources += [CSRC / "tests" / f"{test}.c" for test in TESTS[self.name]]
+        headers = max(p.stat().st_mtime for p in [*CSRC.glob("*.h"), *CSRC.glob("tests/*.h")])
 
         def compile_one(source: Path) -> Path:
             target = directory / f"{source.stem}.o"
-            newest = max(p.stat().st_mtime for p in [source, *CSRC.glob("*.h"), *CSRC.glob("tests/*.h")])
-            old = not target.exists() or target.stat().st_mtime < newest
-            if old and _run(*self._cc, *flags, "-c", source, "-o", target) != 0:
-                raise SystemExit(f"{source} does not compile")
+            old = not target.exists() or target.stat().st_mtime < max(source.stat().st_mtime, headers)
+            if old and (done := self._compile(flags, source, target)).returncode != 0:
+                raise SystemExit(f"{source} does not compile:\n{done.stderr}")
             return target
 
         with ThreadPoolExecutor(self._workers) as pool:
-            self._built[variant] = list(pool.map(compile_one, sources))
-        for test in TESTS[self.name]:
-            if self._test(variant, flags, directory / f"{self.name}.o", test, self.name) != 0:
+            return list(pool.map(compile_one, sources))
+
+    def _table(
+        self, variant: str, flags: Sequence[str], ids: list[int], verdicts: list[str]
+    ) -> tuple[list[int], list[Path]]:
+        """The ids that compile, and objects with every one of them under names of its own, and a table."""
+        batches = [[self._original], *(ids[k : k + BATCH] for k in range(0, len(ids), BATCH))]
+
+        def compile_batch(batch: list[int]) -> Path:
+            source = OUT / variant / f"{self.name}-{batch[0]}.c"
+            while True:
+                source.write_text(self._renames.copies({i: self._found[i] for i in batch}), encoding="utf-8")
+                done = self._compile(flags, source, source.with_suffix(".o"))
+                if done.returncode == 0:
+                    return source.with_suffix(".o")
+                broken = {int(i) for i in re.findall(r"^mutant-(\d+)\.c:\d+:\d+: error", done.stderr, re.M)}
+                if not broken:
+                    raise SystemExit(f"{source} does not compile:\n{done.stderr}")
+                for i in broken:
+                    verdicts[i] = "invalid"
+                batch[:] = [i for i in batch if i not in broken]
+
+        with ThreadPoolExecutor(self._workers) as pool:
+            objects = list(pool.map(compile_batch, batches))
+        left = [i for batch in batches for i in batch]
+        source = OUT / variant / f"{self.name}-table.c"
+        source.write_text(self._renames.table(left), encoding="utf-8")
+        if (done := self._compile(flags, source, source.with_suffix(".o"))).returncode != 0:
+            raise SystemExit(f"{source} does not compile:\n{done.stderr}")
+        return left[1:], [*objects, source.with_suffix(".o")]
+
+    def _survivors(
+        self, variant: str, flags: Sequence[str], objects: Sequence[Path], test: str, ids: list[int]
+    ) -> list[int]:
+        program = OUT / variant / f"{self.name}-{test}"
+        tests = TESTS[self.name]
+        linked = [p for p in objects if p.stem == test or p.stem not in tests]
+        subprocess.run([*self._cc, *flags, *map(str, linked), "-lm", "-o", str(program)], check=True)
+
+        def run(share: list[int]) -> list[int]:
+            verdict, tried = OUT / variant / f"{self.name}-{test}-{share[0]}.txt", [self._original, *share]
+            environment = {**os.environ, "VLAD_MUTANTS": ",".join(map(str, tried)), "VLAD_VERDICTS": str(verdict)}
+            subprocess.run([str(program)], cwd=CSRC, env=environment, check=True,
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+            rows = [tuple(map(int, line.split())) for line in verdict.read_text(encoding="utf-8").splitlines()]
+            if [i for i, _ in rows] != tried:
+                raise SystemExit(f"{program} did not judge every mutant: {verdict}")
+            if rows[0][1] != 0:
                 raise SystemExit(f"{test} fails without any mutation")
+            return [i for i, status in rows[1:] if status == 0]
 
-    def _test(self, variant: str, flags: Sequence[str], mutated: Path, test: str, tag: str) -> int:
-        others = [
-            p for p in self._built[variant]
-            if p.stem != self.name and (p.stem == test or p.stem not in TESTS[self.name])
-        ]
-        program = OUT / variant / f"{tag}-{test}"
-        if _run(*self._cc, *flags, mutated, *others, "-lm", "-o", program) != 0:
-            return -1
-        status = _run(program)
-        program.unlink(missing_ok=True)
-        return status
+        shares = [share for k in range(self._workers) if (share := ids[k :: self._workers])]
+        with ThreadPoolExecutor(self._workers) as pool:
+            return sorted(i for part in pool.map(run, shares) for i in part)
 
-    def judge(self, mutant: Mutant) -> str:
-        """"invalid", "same" (as the original or an earlier mutant), "killed" or "survived"."""
-        tag = f"{self.name}-{mutant.start}-{mutant.end}-{hashlib.sha1(mutant.text.encode()).hexdigest()[:8]}"
-        source, compiled = OUT / f"{tag}.c", OUT / f"{tag}.o"
-        source.write_bytes(self._source[: mutant.start] + mutant.text.encode() + self._source[mutant.end :])
-        try:
-            if _run(*self._cc, "-std=gnu11", "-O2", "-w", "-I.", "-c", source, "-o", compiled) != 0:
-                return "invalid"
-            if not self._new(compiled, tag):
-                return "same"
-            for variant, flags in (("plain", PLAIN), ("sanitized", SANITIZED)):
-                if _run(*self._cc, *flags, "-c", source, "-o", compiled) != 0:
-                    return "invalid"
-                for test in TESTS[self.name]:
-                    if self._test(variant, flags, compiled, test, tag) != 0:
-                        return "killed"
-            return "survived"
-        finally:
-            source.unlink(missing_ok=True)
-            compiled.unlink(missing_ok=True)
+    def _without_same(self, ids: list[int], verdicts: list[str]) -> list[int]:
+        """Those whose object code is neither the original's nor an earlier one's at -O2."""
 
-    def _new(self, compiled: Path, tag: str) -> bool:
-        bare = compiled.with_suffix(".bare")
-        _run("objcopy", "--strip-all", compiled, bare)
-        digest = hashlib.sha256(bare.read_bytes()).hexdigest()
-        bare.unlink()
-        return self._seen.setdefault(digest, tag) == tag
+        def digest(i: int) -> str:
+            source = OUT / f"{self.name}-{i}.c"
+            source.write_bytes(self._found[i].applied(self._source))
+            target, bare = source.with_suffix(".o"), source.with_suffix(".bare")
+            self._compile(("-std=gnu11", "-O2", "-w"), source, target)
+            subprocess.run(["objcopy", "--strip-all", str(target), str(bare)], check=True)
+            code = hashlib.sha256(bare.read_bytes()).hexdigest()
+            for path in (source, target, bare):
+                path.unlink()
+            return code
 
-    def learn_original(self) -> None:
-        """So that a mutant equal to the original is known."""
-        source, compiled = OUT / f"{self.name}-original.c", OUT / f"{self.name}-original.o"
-        source.write_bytes(self._source)
-        _run(*self._cc, "-std=gnu11", "-O2", "-w", "-I.", "-c", source, "-o", compiled)
-        self._new(compiled, "original")
+        with ThreadPoolExecutor(self._workers) as pool:
+            original, *codes = pool.map(digest, [self._original, *ids])
+        seen, kept = {original}, []
+        for i, code in zip(ids, codes, strict=True):
+            if code in seen:
+                verdicts[i] = "same"
+            else:
+                kept.append(i)
+            seen.add(code)
+        return kept
 
 
 def run_part(name: str, workers: int) -> list[tuple[Mutant, str]]:
-    part = Part(name, workers)
-    part.build("plain", PLAIN)
-    part.build("sanitized", SANITIZED)
-    part.learn_original()
-    todo, results = mutants(name), []
-    with ThreadPoolExecutor(workers) as pool:
-        for done, result in enumerate(zip(todo, pool.map(part.judge, todo), strict=True), start=1):
-            results.append(result)
-            if sys.stderr.isatty() or done == len(todo):
-                survived = sum(verdict == "survived" for _, verdict in results)
-                print(f"\r{name}: {done}/{len(todo)} mutants, {survived} survived", end="", file=sys.stderr)
-    print(file=sys.stderr)
-    return results
+    todo = mutants(name)
+    verdicts = Part(name, workers).judge(todo)
+    print(f"{name}: {len(todo)} mutants, {verdicts.count('survived')} survived", file=sys.stderr)
+    return list(zip(todo, verdicts, strict=True))
 
 
 def explanations(parts: Sequence[str]) -> dict[tuple[str, str, str], str]:
@@ -248,8 +393,8 @@ _INTRO = """\
 
 `make mutation` changes one expression or statement of the C that decides motion at a time (a comparison, an
 operator, a constant, a condition forced, a statement removed, a return value) and demands that a C test of that
-part fails. Mutants with the same object code as the original, or as another mutant, at -O2 are not counted. What
-survives must be explained in `tools/mutation_known.toml`; an unexplained survivor, or an explanation that fits
+part fails. What passes with the object code of the original at -O2, or of another one that passed, is not counted.
+What survives must be explained in `tools/mutation_known.toml`; an unexplained survivor, or an explanation that fits
 nothing any more, is an error.
 
 | Part | Mutants | Killed | Survived, explained | Unexplained |
