@@ -128,7 +128,7 @@ int vlad_servo_init(struct vlad_servo *servo, const struct vlad_servo_config *co
     if (rc)
         return rc;
     servo->lookahead_ns = vlad_trajectory_lookahead_ns(&servo->trajectory, config->period_ns);
-    vlad_watchdog_init(&servo->watchdog, now_ns);
+    vlad_watchdog_init(&servo->watchdog);
     rc = vlad_queue_init(&servo->queue, &config->gate, config->aggregate, servo->lookahead_ns);
     publish(servo, VLAD_NONE, now_ns); /* so that nobody reads an empty report as engageable */
     return rc;

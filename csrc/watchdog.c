@@ -8,11 +8,9 @@ static uint64_t bit(unsigned fault)
     return UINT64_C(1) << fault;
 }
 
-void vlad_watchdog_init(struct vlad_watchdog *watchdog, int64_t now_ns)
+void vlad_watchdog_init(struct vlad_watchdog *watchdog)
 {
     memset(watchdog, 0, sizeof *watchdog);
-    for (int s = 0; s < VLAD_N_STAGES; s++)
-        vlad_watchdog_bound(watchdog, (enum vlad_stage)s, 0, now_ns);
 }
 
 void vlad_watchdog_beat(struct vlad_watchdog *watchdog, enum vlad_stage stage, int64_t now_ns)

@@ -50,7 +50,7 @@ struct vlad_watchdog_input {
     uint64_t pulsed;                  /* bit = fault id */
 };
 
-void vlad_watchdog_init(struct vlad_watchdog *watchdog, int64_t now_ns);
+void vlad_watchdog_init(struct vlad_watchdog *watchdog); /* no stage is watched yet */
 
 /* Any thread. */
 void vlad_watchdog_beat(struct vlad_watchdog *watchdog, enum vlad_stage stage, int64_t now_ns);

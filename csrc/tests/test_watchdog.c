@@ -57,7 +57,7 @@ static enum vlad_fault fault_of(enum kind kind)
 static void test_quiet(void)
 {
     memset(&dog, 0xa5, sizeof dog);
-    vlad_watchdog_init(&dog, 1000 * MS);
+    vlad_watchdog_init(&dog);
     for (int64_t t = 1000; t < 100000; t += 1000) {
         CHECK_EQ(evaluate(t * MS, 0), VLAD_NONE);
         CHECK_EQ(changed, 0);
@@ -76,7 +76,7 @@ static void test_every_row(void)
         int64_t t = 5000 * MS, gone;
         enum vlad_reaction latched_as = row->reaction > VLAD_HOLD ? row->reaction : VLAD_HOLD;
 
-        vlad_watchdog_init(&dog, 0);
+        vlad_watchdog_init(&dog);
         vlad_watchdog_hold(&dog, (enum vlad_fault)f, true);
         CHECK_EQ(evaluate(t, 0), row->latch ? latched_as : row->reaction);
         CHECK_EQ(changed, BIT(f));
@@ -114,7 +114,7 @@ static void test_most_severe_wins(void)
         uint64_t own = random_u64() & random_u64() & random_u64(), held, pulsed;
         enum vlad_reaction worst = VLAD_NONE;
 
-        vlad_watchdog_init(&dog, 0);
+        vlad_watchdog_init(&dog);
         held = random_u64() & random_u64() & random_u64() & random_u64() & ALL;
         pulsed = random_u64() & random_u64() & random_u64() & random_u64() & ALL;
         for (unsigned f = 1; f <= VLAD_N_FAULTS; f++) {
@@ -141,7 +141,7 @@ static void test_own_conditions(void)
 {
     enum vlad_fault f = fault_of(PLAIN);
 
-    vlad_watchdog_init(&dog, 0);
+    vlad_watchdog_init(&dog);
     CHECK_EQ(evaluate(MS, BIT(f)), VLAD_HOLD);
     CHECK_EQ(evaluate(2 * MS, 0), VLAD_HOLD);
     CHECK_EQ(dog.state[f].last_true_ns, MS);
@@ -154,7 +154,7 @@ static void test_pulse_and_flicker(void)
     enum vlad_fault f = fault_of(PLAIN);
     int64_t clear = vlad_fault_rows[f].clear_after_ns;
 
-    vlad_watchdog_init(&dog, 0);
+    vlad_watchdog_init(&dog);
     vlad_watchdog_pulse(&dog, f);
     vlad_watchdog_pulse(&dog, f);
     CHECK_EQ(evaluate(MS, 0), VLAD_HOLD);
@@ -167,7 +167,7 @@ static void test_pulse_and_flicker(void)
     CHECK_EQ(dog.state[f].since_ns, MS);
     CHECK_EQ(evaluate(3 * MS + clear, 0), VLAD_NONE);
 
-    vlad_watchdog_init(&dog, 0);
+    vlad_watchdog_init(&dog);
     for (int i = 0; i < 20; i++) {
         vlad_watchdog_hold(&dog, f, i % 2 == 0);
         evaluate(i * clear / 2, 0);
@@ -188,7 +188,7 @@ static void test_repeats_latch(void)
     CHECK(window / (n - 1) > row->clear_after_ns);
     for (int rounds = 0; rounds < 3; rounds++) { /* the window, exactly */
         if (rounds == 0)
-            vlad_watchdog_init(&dog, 0);
+            vlad_watchdog_init(&dog);
         for (int i = 0; i < n; i++) {
             int64_t at = t + (i == n - 1 ? window : i);
 
@@ -204,6 +204,7 @@ static void test_repeats_latch(void)
     CHECK_EQ(dog.state[f].count, (uint64_t)(3 * n));
 
     /* One fewer than it takes, right after `clear`, those from before still in the window. */
+    vlad_watchdog_init(&dog);
     for (int i = 0; i < 2 * n - 1; i++) {
         vlad_watchdog_pulse(&dog, f);
         evaluate(t + i, 0);
@@ -215,13 +216,13 @@ static void test_repeats_latch(void)
         }
     }
 
-    vlad_watchdog_init(&dog, 0); /* each time just too slow */
+    vlad_watchdog_init(&dog); /* each time just too slow */
     for (int i = 0; i < 50; i++) {
         vlad_watchdog_pulse(&dog, f);
         evaluate(t + i * (window / (n - 1) + 1), 0);
         CHECK_EQ(dog.latched, 0);
     }
-    vlad_watchdog_init(&dog, 0); /* separate activations of a held condition count as well */
+    vlad_watchdog_init(&dog); /* separate activations of a held condition count as well */
     for (int i = 0; i < n; i++) {
         CHECK_EQ(dog.latched, 0);
         evaluate(t, BIT(f));
@@ -232,12 +233,27 @@ static void test_repeats_latch(void)
     CHECK_EQ(dog.latched, BIT(f));
 }
 
+/* A row without a count never latches, however many at once. */
+static void test_no_count_no_latch(void)
+{
+    enum vlad_fault f = fault_of(PLAIN);
+
+    CHECK_EQ(vlad_fault_rows[f].repeat_n, 0);
+    vlad_watchdog_init(&dog);
+    for (int i = 0; i < 3 * VLAD_FAULT_MAX_REPEAT; i++) {
+        vlad_watchdog_pulse(&dog, f);
+        CHECK_EQ(evaluate(0, 0), VLAD_HOLD);
+        CHECK_EQ(dog.latched, 0);
+    }
+    CHECK_EQ(dog.state[f].count, 3 * VLAD_FAULT_MAX_REPEAT);
+}
+
 /* Not-a-number chunks warn; the third within the window latches, and that holds the arm. */
 static void test_latched_warning_holds(void)
 {
     enum vlad_fault f = VLAD_F_ACTION_NOT_FINITE;
 
-    vlad_watchdog_init(&dog, 0);
+    vlad_watchdog_init(&dog);
     for (int i = 1; i <= 3; i++) {
         vlad_watchdog_pulse(&dog, f);
         CHECK_EQ(evaluate(i * 2000 * MS, 0), i < 3 ? VLAD_WARN : VLAD_HOLD);
@@ -255,7 +271,7 @@ static void test_latched_keeps_since(void)
     enum vlad_fault f = fault_of(LATCHING);
     int64_t clear = vlad_fault_rows[f].clear_after_ns, back = 10 * MS + 3 * clear;
 
-    vlad_watchdog_init(&dog, 0);
+    vlad_watchdog_init(&dog);
     evaluate(10 * MS, BIT(f));
     evaluate(10 * MS + clear, 0);
     CHECK_EQ(dog.active, 0);
@@ -278,11 +294,41 @@ static void test_clear_is_per_fault(void)
         if (vlad_fault_rows[f].latch)
             there = (enum vlad_fault)f;
     CHECK(there != gone);
-    vlad_watchdog_init(&dog, 0);
+    vlad_watchdog_init(&dog);
     evaluate(MS, BIT(gone) | BIT(there));
+    CHECK_EQ(dog.latched, BIT(gone) | BIT(there));
     evaluate(MS + vlad_fault_rows[gone].clear_after_ns, BIT(there));
     CHECK_EQ(vlad_watchdog_clear(&dog), BIT(there));
     CHECK(dog.state[there].latched && !dog.state[gone].latched);
+
+    vlad_watchdog_init(&dog); /* every one, whatever latched it */
+    for (int f = 1; f <= VLAD_N_FAULTS; f++)
+        dog.state[f].latched = true;
+    CHECK_EQ(evaluate(MS, 0), VLAD_PARK);
+    CHECK_EQ(dog.latched, ALL);
+    CHECK_EQ(vlad_watchdog_clear(&dog), 0);
+    for (int f = 1; f <= VLAD_N_FAULTS; f++)
+        CHECK_EQ(vlad_watchdog_reaction(&dog, (unsigned)f), VLAD_NONE);
+}
+
+/* What is gathered is all there is to judge by: whole, and once. */
+static void test_gather(void)
+{
+    struct vlad_watchdog_input input;
+    uint8_t own[VLAD_N_FAULTS + 1];
+
+    for (int f = 0; f <= VLAD_N_FAULTS; f++)
+        own[f] = (uint8_t)(f % 3);
+    vlad_watchdog_init(&dog);
+    vlad_watchdog_pulse(&dog, VLAD_F_FRAME_BAD);
+    vlad_watchdog_hold_at(&dog, VLAD_F_DISK_FULL, VLAD_SLOW);
+    for (int i = 0; i < 2; i++) {
+        memset(&input, 0xa5, sizeof input);
+        vlad_watchdog_gather(&dog, MS, own, &input);
+        CHECK_EQ(input.pulsed, i ? 0 : BIT(VLAD_F_FRAME_BAD));
+        for (int f = 0; f <= VLAD_N_FAULTS; f++)
+            CHECK_EQ(input.level[f], f == VLAD_F_DISK_FULL ? VLAD_SLOW : own[f]);
+    }
 }
 
 static void test_heartbeats(void)
@@ -291,7 +337,7 @@ static void test_heartbeats(void)
         enum vlad_fault f = vlad_stage_fault[s];
         enum vlad_stage stage = (enum vlad_stage)s;
 
-        vlad_watchdog_init(&dog, 0);
+        vlad_watchdog_init(&dog);
         vlad_watchdog_bound(&dog, stage, 500 * MS, 1000 * MS);
         evaluate(1500 * MS, 0);
         CHECK_EQ(dog.active, 0);
@@ -312,12 +358,20 @@ static void test_heartbeats(void)
 
 static void test_hold_is_per_fault(void)
 {
-    vlad_watchdog_init(&dog, 0);
+    vlad_watchdog_init(&dog);
     vlad_watchdog_hold(&dog, VLAD_F_CAMERA_LOST, true);
     vlad_watchdog_hold(&dog, VLAD_F_ABI_MISMATCH, true);
     vlad_watchdog_hold(&dog, VLAD_F_CAMERA_LOST, false);
     evaluate(MS, 0);
     CHECK_EQ(dog.active, BIT(VLAD_F_ABI_MISMATCH));
+
+    for (int f = 1; f <= VLAD_N_FAULTS; f++) { /* a fault that is held is no missed heartbeat */
+        vlad_watchdog_init(&dog);
+        vlad_watchdog_hold(&dog, (enum vlad_fault)f, true);
+        CHECK(vlad_watchdog_all_fresh(&dog, 1000 * MS));
+        evaluate(1000 * MS, 0);
+        CHECK_EQ(dog.active, BIT(f));
+    }
 }
 
 /* Rows 21, 22, 24, 42: a condition may hold at less than the row's reaction. The level rises at
@@ -328,7 +382,7 @@ static void test_levels(void)
     int64_t clear = vlad_fault_rows[f].clear_after_ns, t;
 
     CHECK(vlad_fault_rows[f].latch && vlad_fault_rows[f].reaction == VLAD_PARK && clear > 0);
-    vlad_watchdog_init(&dog, 0);
+    vlad_watchdog_init(&dog);
     CHECK_EQ(evaluate_at(MS, f, VLAD_WARN), VLAD_WARN);
     CHECK_EQ(changed, BIT(f));
     CHECK_EQ(evaluate_at(2 * MS, f, VLAD_SLOW), VLAD_SLOW);
@@ -358,6 +412,26 @@ static void test_levels(void)
     CHECK_EQ(vlad_watchdog_reaction(&dog, f), VLAD_NONE);
 }
 
+/* A level that is seen again counts from then; levels that change in one evaluation are all told. */
+static void test_levels_of_two(void)
+{
+    enum vlad_fault hot = VLAD_F_SERVO_OVER_TEMPERATURE, low = VLAD_F_SERVO_VOLTAGE;
+    int64_t clear = vlad_fault_rows[hot].clear_after_ns;
+    uint8_t own[VLAD_N_FAULTS + 1] = { 0 };
+
+    vlad_watchdog_init(&dog);
+    own[hot] = own[low] = VLAD_SLOW;
+    CHECK_EQ(evaluate_levels(MS, own), VLAD_SLOW);
+    CHECK_EQ(evaluate_levels(clear, own), VLAD_SLOW);
+    own[hot] = VLAD_WARN;
+    CHECK_EQ(evaluate_levels(clear + MS, own), VLAD_SLOW);
+    CHECK_EQ(vlad_watchdog_reaction(&dog, hot), VLAD_SLOW); /* 1 ms ago it still was */
+    own[hot] = own[low] = VLAD_HOLD;
+    CHECK_EQ(evaluate_levels(clear + 2 * MS, own), VLAD_HOLD);
+    CHECK_EQ(changed, BIT(hot) | BIT(low));
+    CHECK_EQ(dog.active, BIT(hot) | BIT(low));
+}
+
 /* Row 20: what only warns is no step towards the latch; what becomes worse is one. */
 static void test_warnings_do_not_latch(void)
 {
@@ -366,7 +440,7 @@ static void test_warnings_do_not_latch(void)
     int64_t t = 0;
 
     CHECK(row->reaction > VLAD_HOLD && row->repeat_n == 3);
-    vlad_watchdog_init(&dog, 0);
+    vlad_watchdog_init(&dog);
     for (int i = 0; i < 10; i++, t += row->clear_after_ns) {
         CHECK_EQ(evaluate_at(t += MS, f, VLAD_WARN), VLAD_WARN);
         evaluate_at(t += row->clear_after_ns, f, VLAD_NONE);
@@ -386,6 +460,9 @@ int main(void)
 {
     test_warnings_do_not_latch();
     test_levels();
+    test_levels_of_two();
+    test_gather();
+    test_no_count_no_latch();
     test_quiet();
     test_every_row();
     test_most_severe_wins();

@@ -34,7 +34,7 @@ class WatchdogModel(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now_ms = 1000
-        self.dog = Watchdog(self.now_ms * MS)
+        self.dog = Watchdog()
         self.state = {fault.id: State() for fault in FAULTS}
         self.held: dict[int, int] = {}
         self.pulsed: set[int] = set()
@@ -143,7 +143,7 @@ TestWatchdog.settings = settings(max_examples=60, stateful_step_count=60, deadli
 
 @pytest.mark.parametrize("fault", [0, 51, -1])
 def test_unknown_names_are_refused(fault: int) -> None:
-    dog = Watchdog(0)
+    dog = Watchdog()
     for call in (dog.pulse, dog.count, lambda f: dog.hold(f, True), lambda f: dog.evaluate(0, [f])):
         with pytest.raises(ValueError, match="fault"):
             call(fault)

@@ -26,7 +26,7 @@ cdef extern from "watchdog.h" nogil:
     struct vlad_watchdog:
         vlad_fault_state state[51]
         uint64_t active, latched
-    void vlad_watchdog_init(vlad_watchdog *, int64_t)
+    void vlad_watchdog_init(vlad_watchdog *)
     void vlad_watchdog_beat(vlad_watchdog *, vlad_stage, int64_t)
     void vlad_watchdog_bound(vlad_watchdog *, vlad_stage, int64_t, int64_t)
     struct vlad_watchdog_input:
@@ -69,8 +69,8 @@ cdef frozenset ids(uint64_t mask):
 cdef class Watchdog:
     cdef vlad_watchdog c
 
-    def __init__(self, now_ns):
-        vlad_watchdog_init(&self.c, to_ns(now_ns, "now_ns"))
+    def __init__(self):
+        vlad_watchdog_init(&self.c)
 
     def beat(self, stage, now_ns):
         vlad_watchdog_beat(&self.c, <vlad_stage>stage_index(stage), to_ns(now_ns, "now_ns"))
