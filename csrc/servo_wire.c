@@ -104,6 +104,15 @@ static bool may_write(struct vlad_servo *servo, const int64_t *goal_nu)
     return true;
 }
 
+/* Whether a joint answered without the torque it was given: row 44, or a reading that is none. */
+static bool unpowered(const struct vlad_servo *servo)
+{
+    for (int j = 0; j < servo->config.gate.limits.n_joints; j++)
+        if (servo->now.arm.answered >> j & 1 && servo->watch.unpowered[j])
+            return true;
+    return false;
+}
+
 void vlad_servo_write_goals(struct vlad_servo *servo, int64_t now_ns)
 {
     struct vlad_servo_counters *counters = &servo->now.counters;
@@ -117,6 +126,11 @@ void vlad_servo_write_goals(struct vlad_servo *servo, int64_t now_ns)
         vlad_watchdog_pulse(&servo->watchdog, VLAD_F_ACTION_OUT_OF_LIMITS);
         vlad_trajectory_reset(&servo->trajectory, servo->written_nu);
         vlad_servo_halt(servo);
+        return;
+    }
+    if (unpowered(servo)) { /* a goal might bring it torque, and it jump: the trajectory waits */
+        counters->dropped_writes++;
+        servo->retry = true;
         return;
     }
     before_ns = servo->ops->now_ns(servo->arm);

@@ -540,11 +540,34 @@ static void test_a_short_cut_of_the_supply(void)
         CHECK_EQ(ticks_until(VLAD_F_SERVO_SUPPLY_LOST, 10), 3); /* 50 ms */
         CHECK_EQ(seen.latched, bit(VLAD_F_SERVO_SUPPLY_LOST));
         CHECK(!seen.bus_up);
+        CHECK_EQ(arm.memory.limp_writes, 0); /* some firmware turns torque on for a goal */
         writes = arm.memory.writes;
         ticks(100);
         CHECK_EQ(arm.memory.writes, writes);
         CHECK_EQ(arm.memory.torque_mask, all ? 0 : ALL & ~1u);
     }
+}
+
+/* Torque that was misread: the arm waits for a tick, and goes on by one step. */
+static void test_torque_misread(void)
+{
+    for (int i = 0; i < 20; i++) {
+        begin_moving();
+        arm.memory.torque_mask = ALL & ~1u;
+        ticks(1);
+        CHECK_EQ(seen.counters.dropped_writes, 1);
+        arm.memory.torque_mask = ALL;
+        ticks(1);
+        CHECK_EQ(seen.mode, VLAD_ENGAGED);
+        CHECK_EQ(seen.active, 0);
+    }
+    begin_moving();
+    arm.memory.torque_mask = ALL & ~1u;
+    ticks(1);
+    arm.memory.silent = 1; /* and it is not heard of again: the others are stopped all the same */
+    arm.memory.torque_mask = ALL;
+    ticks(60);
+    CHECK_EQ(seen.mode, VLAD_FAULTED);
 }
 
 /* --- Row 14: something stands in the way. --- */
@@ -734,6 +757,7 @@ int main(void)
     test_missing_answers_are_no_jump();
     test_goals_that_do_not_arrive();
     test_a_short_cut_of_the_supply();
+    test_torque_misread();
     test_an_obstacle();
     test_load_decides();
     test_a_lag_is_no_obstacle();
