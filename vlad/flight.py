@@ -243,10 +243,9 @@ class FlightRecorder:
         try:
             records = [r for r in self._memory.records() if r.t_ns >= first_ns]
             path = self._directory.write(reason, about, records)
-        except (OSError, ValueError, ImportError) as error:
-            text = getattr(error, "strerror", None) or str(error)
+        except Exception as error:  # whatever it is: the daemon stops when this thread dies
             self._counts["failed"] += 1
-            self._error = f"{self._directory.path}: {text}"
+            self._error = f"{self._directory.path}: {_why(error)}"
             self._log.error("flight_not_written", reason=reason, error=self._error)
             return None, self._error
         self._counts["written"] += 1
@@ -276,10 +275,10 @@ class FlightRecorder:
             about = msgspec.structs.replace(found[0], reason="crash", written_ns=now_ns())
             path = self._directory.write("crash", about, found[1])
             os.unlink(left)
-        except (OSError, ValueError, FlightError, ImportError) as error:
+        except Exception as error:  # likewise; systemd would start it again, to the same end
             self._counts["failed"] += 1
-            self._error = f"after a crash: {error}"
-            self._log.error("flight_not_recovered", path=str(left), error=str(error))
+            self._error = f"after a crash: {left}: {_why(error)}"
+            self._log.error("flight_not_recovered", path=str(left), error=_why(error))
             return
         self._counts["recovered"] += 1
         self._log.warning("flight_recovered", path=str(path))
@@ -296,6 +295,12 @@ class FlightRecorder:
             "fill": {n: r.counters["bytes"] / r.counters["capacity"] for n, r in rings.items()},
             "refused": sum(r.counters["refused"] for r in rings.values()),
         }  # fmt: skip
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) if isinstance(error, (ValueError, FlightError, ImportError)) else repr(error)
 
 
 def thumbnail(frame: Frame) -> bytes:

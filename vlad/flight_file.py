@@ -91,7 +91,7 @@ def write(path: Path, about: About, records: Iterable[Record]) -> int:
     """Writes a whole file or none; its size. OSError; MemoryError never comes from a full disk."""
     from mcap.writer import CompressionType, Writer
 
-    part = path.with_suffix(".part")
+    part = path.with_name(f"{path.name}.part")  # what FlightDirectory clears away after a crash
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with open(descriptor, "wb") as out:

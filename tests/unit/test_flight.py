@@ -10,6 +10,7 @@ import random
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tests.conftest import sweep, sweep_policy
 from tests.unit import mcap_witness
 from vlad import flight as flights
 from vlad import flight_command, flight_directory, flight_memory
+from vlad._native.flight import NOTE
 from vlad.camera import Frame
 from vlad.config_keys import FlightKeys
 from vlad.errors import Refused
@@ -327,13 +329,19 @@ def test_f34_no_directory(fly: Any, tmp_path: Path) -> None:
         flown.recorder.dump("asked for", 30)
 
 
-def test_the_directory_is_bounded_and_only_ours_give_way(fly: Any) -> None:
+def test_the_directory_is_bounded_and_only_ours_give_way(fly: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     flown = fly(max_files=3)
     go(flown, 1)
     (flown.directory / "notes.txt").write_text("mine")
-    (flown.directory / "flight-000003-x.mcap.part").write_text("of a process that died")
+    if (child := os.fork()) == 0:  # a process that dies while it writes
+        monkeypatch.setattr(os, "fsync", lambda descriptor: os._exit(9))
+        with suppress(BaseException):
+            flown.recorder._directory.write("x", flown.recorder._about, [])
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert len(list(flown.directory.glob("flight-*"))) == 1
     names = [written(flown).name for _ in range(5)]
-    assert names == [f"flight-{n:06d}-test.mcap" for n in range(4, 9)]
+    assert names == [f"flight-{n:06d}-test.mcap" for n in range(2, 7)]
     assert sorted(p.name for p in flown.directory.iterdir()) == [*names[-3:], "notes.txt"]
     assert flown.status()["removed"] == 2
     directory = flight_directory.FlightDirectory(flown.directory, 3, 1)  # a byte: the newest stays
@@ -379,6 +387,28 @@ def test_f28_what_a_killed_process_leaves_is_read_by_the_next(
     after.recorder.stop()
     assert [p.name for p in after.directory.iterdir()] == ["flight-000001-crash.mcap"]
     assert after.status()["recovered"] == 1 and list(in_memory.iterdir()) == []
+
+
+@pytest.mark.fault(26)
+def test_f26_no_record_ends_its_thread_however_it_fails(
+    fly: Any, in_memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The death of the thread would stop the daemon: at each of its starts, for what a crash has left."""
+    flown = fly(memory=in_memory / "ring")
+    assert flown.recorder._memory.notes.add(NOTE, flown.simulation.now_ns, b"{}")
+    go(flown, 1)
+    image = (in_memory / "ring").read_bytes()
+    flown.recorder.stop()
+    (in_memory / "ring").write_bytes(image)
+    after = fly(memory=in_memory / "ring")
+    after.recorder.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(flight_directory, "write", lambda *args: [][0])
+        with pytest.raises(Refused, match="IndexError"):
+            after.recorder.dump("asked for", 30)
+    assert after.recorder._thread.is_alive()
+    assert after.recorder.dump("asked for", 30).exists()
+    assert after.status()["failed"] == 2 and "asked for" not in after.status()["error"]
 
 
 def test_memory_that_cannot_be_had_says_so_and_records_all_the_same(fly: Any, in_memory: Path, tmp_path: Path) -> None:
