@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from vlad.ladder import FULL
+from vlad.ladder import FULL, Rung
 from vlad.latency import LatencyWindow
 from vlad.load_check import check_load
 from vlad.scheduler import Request, Scheduler, SchedulerConfig, Starve, View
@@ -91,6 +91,25 @@ def test_quantiles_are_the_nearest_rank() -> None:
     for value in values:
         window.add(value)
     assert (window.quantile_ns(0.5), window.predict_ns(), window.quantile_ns(0.99)) == (50, 95, 99)
+
+
+class _Shared(LatencyWindow):
+    """An inference ends on another thread in the middle of every look at the window."""
+
+    def load_ns(self, rung: Rung, encoded: int) -> float:
+        self.add(400, rung)
+        return super().load_ns(rung, encoded)
+
+
+def test_an_inference_may_end_while_status_looks() -> None:
+    window = _Shared(8, 0.95)
+    for rung in (FULL, Rung("steps:5", steps=5)):
+        window.add(300, rung)
+        assert window.predict_ns(rung) >= 300
+        assert window.likely_ns(rung, 1) >= 300
+    for _ in range(8):
+        window.add(500)
+    assert window.predict_ns() == 500, "not what was made of older entries while these came"
 
 
 # --- at admission ---------------------------------------------------------------------------
