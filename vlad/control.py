@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 POLL_S = 0.1  # how soon a hold shows among the events
 BEAT_NS = 2_000_000_000  # the native thread goes round every 0.5 s
 STOP_NS = 1_000_000_000
+WAIT_MAX_NS = 2_000_000_000  # behind a load: nobody expects a motion of a minute ago, or waits for it
 EVENTS_LIMIT = 500
 
 Code = Literal["refused", "usage", "permission", "unavailable"]
@@ -229,8 +230,12 @@ class Control:
             })  # fmt: skip
 
     def _run_raising(self, peer: PeerRequest, verb: _Verb, args: Args) -> Mapping[str, Any]:
-        """A stop beats every motion that was asked for before it, however the two were delayed."""
+        """A stop beats every motion that was asked for before it, however the two were delayed; and a
+        motion happens soon after it was asked for or not at all."""
         self._refuse_superseded(peer)
+        waited_ns = time.monotonic_ns() - peer.t_ns
+        if waited_ns > WAIT_MAX_NS:
+            raise Refused(f"this request waited {waited_ns / 1e9:.1f} s for the one before it: ask again")
         result = verb.run(args)
         lowered = self._socket.lowered()
         if self._socket.lower_epoch() != peer.lower_epoch:

@@ -157,6 +157,27 @@ def test_a_stop_beats_the_motion_asked_for_before_it(served: Served, stop: str) 
         assert served.operations.calls[-2:] == [("engage",), (stop,)]
 
 
+@pytest.mark.parametrize("motion", ["engage", "resume", "park"])
+def test_no_motion_long_after_it_was_asked_for(
+    served: Served, monkeypatch: pytest.MonkeyPatch, motion: str
+) -> None:
+    import threading
+
+    monkeypatch.setattr("vlad.control.WAIT_MAX_NS", 50_000_000, raising=False)
+    gate = served.operations.block["load"] = threading.Event()
+    with Peer(served.path) as peer:
+        peer.send(b'{"v":1,"id":1,"verb":"load","args":{"path":"/x"}}\n')
+        assert served.operations.entered.wait(10)
+        peer.send(b'{"v":1,"id":2,"verb":"%s"}\n' % motion.encode())
+        until(lambda: served.control.counters()["forwarded"] == 2)
+        time.sleep(0.06)
+        gate.set()
+        replies = {r["id"]: r for r in (peer.line(), peer.line()) if r}
+        assert replies[1]["ok"] and replies[2]["error"]["code"] == "refused"
+        assert "waited" in replies[2]["error"]["message"]
+        assert (motion,) not in served.operations.calls
+
+
 def test_events_come_in_pages_that_fit(served: Served) -> None:
     for i in range(600):
         served.operations.events.add({"t_ns": i, "event": "x", "text": "y" * 1000})
