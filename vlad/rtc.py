@@ -194,4 +194,6 @@ class RealTimeChunking:
         counts.underestimated += counts.consumed > counts.delay
         n = min(counts.consumed, continuation.left)
         off = actions[:n] - continuation.target[:n, : actions.shape[1]]
-        counts.prefix_rms.append(float(np.sqrt(np.mean(np.square(off)))))
+        rms = float(np.sqrt(np.mean(np.square(off))))
+        if math.isfinite(rms):  # the gate refuses the others; one of them would blot out a hundred
+            counts.prefix_rms.append(rms)

@@ -279,3 +279,13 @@ def test_the_distance_is_that_of_the_joints_over_what_was_read() -> None:
     assert rtc.counts.prefix_rms_quantile(0.5) == pytest.approx(3.0 / math.sqrt(2))
     accept(rtc, continuation, new, t0=None, arrival=1240)
     assert rtc.counts.underestimated == 1
+
+
+def test_a_chunk_that_is_not_finite_does_not_spoil_the_distance() -> None:
+    rtc = after_one_chunk()
+    accept(rtc, planned(rtc, 1200, 1240), numbered(1200) * np.float32(np.nan), t0=None, arrival=1310)
+    assert rtc.counts.consumed == 4
+    again = planned(rtc, 1400, 1440)
+    assert np.isfinite(again.target).all()
+    accept(rtc, again, numbered(1400) + 2, t0=1400, arrival=1510)
+    assert rtc.counts.prefix_rms_quantile(0.5) == pytest.approx(2.0)
