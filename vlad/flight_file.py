@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
+import stat
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -207,9 +208,11 @@ def _picture(record: Record) -> Message:
 def read(path: Path, *, only: Callable[[str], bool] = KIND.__contains__) -> Flight:
     """The topics of a record that `only` wants; nothing in the file is believed. FlightError."""
     try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise FlightError(f"{path}: over {MAX_FILE_BYTES >> 20} MiB is no flight record")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise FlightError("no regular file")
+        if found.st_size > MAX_FILE_BYTES:
+            raise FlightError(f"over {MAX_FILE_BYTES >> 20} MiB is no flight record")
         with path.open("rb") as file:
             return _read(file, only)
     except OSError as error:

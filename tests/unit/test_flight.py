@@ -486,6 +486,13 @@ def test_files_that_are_no_mcap(tmp_path: Path, data: bytes, says: str) -> None:
         read(tmp_path / "x.mcap")
 
 
+@pytest.mark.parametrize("kind", ["fifo", "directory"])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    (os.mkfifo if kind == "fifo" else os.mkdir)(tmp_path / "x")
+    with pytest.raises(FlightError, match=rf"{tmp_path}/x: no regular file"):
+        read(tmp_path / "x")
+
+
 def test_an_mcap_file_of_somebody_else(tmp_path: Path) -> None:
     from mcap.writer import Writer
 
