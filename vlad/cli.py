@@ -127,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
     everywhere.add_argument("--socket", metavar="PATH", help="control socket of the daemon "
                             f"(else $VLAD_SOCKET, else {DEFAULT_SOCKET})")  # fmt: skip
     everywhere.add_argument("--json", action="store_true", help="print the raw result or error")
-    everywhere.add_argument("--timeout", type=_seconds, metavar="S", help="seconds to wait "
+    everywhere.add_argument("--timeout", type=seconds, metavar="S", help="seconds to wait "
                             f"({TIMEOUT_S:g}; load {LOAD_TIMEOUT_S:g})")  # fmt: skip
     main_parser = argparse.ArgumentParser(
         prog="vladctl", description="Talks to the vlad daemon.", parents=[everywhere],
@@ -142,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
     of["events"].add_argument("--follow", action="store_true", help="go on until interrupted")
     of["events"].add_argument("--since", type=_count, default=0, metavar="SEQ",
                               help="only events numbered above SEQ")  # fmt: skip
-    of["top"].add_argument("--interval", type=_seconds, default=0.5, metavar="S", help="between updates (0.5)")
+    of["top"].add_argument("--interval", type=seconds, default=0.5, metavar="S", help="between updates (0.5)")
     of["top"].add_argument("--ascii", action="store_true", help="draw with plain characters")
     of["metrics"].add_argument("--prometheus", action="store_true", help="as Prometheus text")
     of["metrics"].add_argument("--listen", metavar="ADDRESS:PORT", nargs="?", const="127.0.0.1:9101",
@@ -151,7 +151,8 @@ def parser() -> argparse.ArgumentParser:
     return main_parser
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """A duration on the command line."""
     value = float(text)
     if not 0 < value <= 86400:
         raise argparse.ArgumentTypeError("more than 0 and at most 86400")

@@ -176,7 +176,7 @@ def _read_table(value: object, table: type[msgspec.Struct], key: str, path: Path
             fail(path, f"{where}{name}", f"unknown key{hint(name, list(fields))}")
     for name, field in fields.items():
         if field.required and name not in value:
-            fail(path, f"{where}{name}", f"is missing: {description(field.type)}")
+            fail(path, f"{where}{name}", ": ".join(filter(None, ("is missing", description(field.type)))))
     read = {n: _read(item, fields[n].type, f"{where}{n}", path) for n, item in value.items()}
     return table(**read)
 

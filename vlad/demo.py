@@ -22,7 +22,7 @@ from typing import Any
 
 import vlad
 from vlad import config as configuration
-from vlad.cli import Declined, Unreachable, ask
+from vlad.cli import Declined, Unreachable, ask, seconds
 from vlad.errors import DeviceError, VladError
 from vlad.queue_plot import draw
 from vlad.report import gather, write
@@ -41,7 +41,7 @@ READY_S = 120.0
 
 def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="vlad demo", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="engaged time (60)")
+    parser.add_argument("--seconds", type=seconds, default=60.0, help="engaged time (60)")
     parser.add_argument("--out", type=Path, default=Path("build/demo"), help="build/demo")
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--bundle", type=Path, help="default: built from the shipped checkpoint")

@@ -241,7 +241,8 @@ def test_f40_bad_value_names_file_and_key(
     ],
 )
 def test_f40_text_that_is_no_configuration(directory: Path, text: str, word: str) -> None:
-    assert word in error(directory, text)
+    said = error(directory, text)
+    assert word in said and not said.rstrip().endswith(":")
 
 
 @pytest.mark.fault(40)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vlad.demo import CONFIG, MAX_RESUMES, Demo
+from vlad.demo import CONFIG, MAX_RESUMES, Demo, main
 from vlad.wire_witness import Verdict
 
 SECONDS = 10.0
@@ -67,6 +67,14 @@ def test_what_the_daemon_admits_counts(tmp_path: Path, final: dict[str, Any], sa
     problems = demo(["engaged"] * 10, tmp_path, **final)._problems(wire())
     assert len(problems) == 1
     assert said in problems[0]
+
+
+@pytest.mark.parametrize("seconds", ["nan", "0", "-3", "inf", "soon"])
+def test_a_demo_of_no_time_is_refused(seconds: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(["--seconds", seconds, "--out", str(tmp_path / "out")])
+    assert refused.value.code == 2 and "--seconds" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_many_resumes_are_no_run(tmp_path: Path) -> None:
