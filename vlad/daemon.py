@@ -131,10 +131,10 @@ class Daemon:
             board.memory_pressure, board.memory_cgroup, board.memory_warn_percent / 100)
         self.throttling = Throttling(board.thermal_zone, board.throttle_c, board.critical_c)
         self.disk = Disk([*written_directories(), *self.flight.directories], log_counters)
-        self.surroundings = Surroundings(self.servo, {
-            "calibration": self.calibration_file, "memory": self.memory,
-            "throttling": self.throttling, "disk": self.disk,
-        })
+        self.surroundings = Surroundings(
+            self.servo, {"memory": self.memory, "throttling": self.throttling})
+        self.files = Surroundings(
+            self.servo, {"calibration": self.calibration_file, "disk": self.disk})
         policy = config.policy
         self.progress = Progress(self.joint_names, policy.episode_timeout_s, policy.no_progress_s)
         self.capture = Capture(
@@ -197,7 +197,8 @@ class Daemon:
             self._stage("vision", "vision", stage.vision, self.inference.vision_body))
         self._stages.append(
             self._stage("expert", "expert", stage.expert, self.inference.expert_body))
-        self._stages.append(self._stage("surroundings", None, None, self.surroundings.body))
+        for name, watched in (("surroundings", self.surroundings), ("files", self.files)):
+            self._stages.append(self._stage(name, None, None, watched.body))
         for thread in self._stages:
             thread.start()
         if self.capture.eyes:
@@ -398,7 +399,7 @@ class Daemon:
 
     def problems(self) -> dict[str, str]:
         """What is wrong around the arm, in words, by what it concerns."""
-        found = self.surroundings.problems()
+        found = self.surroundings.problems() | self.files.problems()
         if self.link.calibration_problem:
             found["calibration"] = self._calibration_problem()
         if self.progress.problem:

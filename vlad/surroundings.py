@@ -1,5 +1,5 @@
-"""What happens around the daemon: files, memory, temperature. Watched from a thread of its own,
-because every look may wait for a disk; nothing that moves the arm waits for it."""
+"""What happens around the daemon: files, memory, temperature. Watched from two threads: a look at a
+file may wait for a disk, and neither what moves the arm nor the look at heat and memory waits for it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Watch(Protocol):
 
 
 class Surroundings:
-    """The body of the stage that polls every watch and holds its fault at its level."""
+    """The body of a stage that polls every watch and holds its fault at its level."""
 
     def __init__(self, servo: Servo, watches: Mapping[str, Watch]) -> None:
         self._servo = servo

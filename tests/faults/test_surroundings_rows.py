@@ -8,6 +8,8 @@ import fcntl
 import os
 import subprocess
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -404,8 +406,13 @@ def test_f35_f42_short_memory_and_heat_refuse_and_hold(
         memory.use(100)
         wait_for(lambda: not daemon.status()["why_not_engageable"], 20)
         engage(daemon)
+        hang = threading.Event()  # of a disk: it hides no heat
+        daemon.calibration_file.poll = lambda now: "none" if hang.wait(60) else "warn"  # type: ignore[method-assign]
+        time.sleep(2 * POLL_S)
         zone.set(97.0)
         wait_for(lambda: daemon.status()["mode"] == "holding", 10)
+        hang.set()
+        del daemon.calibration_file.poll
         assert daemon.status()["thermal"]["celsius"] == 97.0
         assert "throttles at 85 C" in daemon.status()["problems"]["throttling"]
 
