@@ -64,7 +64,8 @@ class _Pushes:
         return getattr(self._servo, name)
 
     def push(self, actions: Any, **given: Any) -> Any:
-        given.setdefault("frame_age_ns", self._hour.frame_age_ns)
+        if self._hour.frame_age_ns:
+            given["frame_age_ns"] = self._hour.frame_age_ns
         return self._servo.push(actions, **given)
 
 

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from tools.soak import report as reports
+from tools.soak.injections import INJECTIONS
 from tools.soak.simulated import Hour, SoakFailure
 from tools.soak.witness import ROOT, build
+
+ENOUGH = 100
 
 
 def one_seed(given: tuple[int, float, str]) -> dict[str, Any]:
@@ -53,6 +56,10 @@ def summed(results: list[dict[str, Any]], command: str) -> dict[str, Any]:
                 if row[key] is not None:
                     total[key] = max(row[key], total[key] or 0.0)
     failures = [f"seed {r['seed']}: {r['failure']}" for r in results if not r["ok"]]
+    # One that never raises anything is not injected any more, whatever else has changed.
+    failures += [f"{i.name}: injected {table[i.name]['injected']} times, and none of {i.rows} was ever raised"
+                 for i in INJECTIONS if i.rows and i.name in table and not table[i.name]["raised"]
+                 and table[i.name]["injected"] >= ENOUGH]
     seeds = sorted(r["seed"] for r in results) or [0]
     starved: Counter[str] = Counter()
     for result in good:
