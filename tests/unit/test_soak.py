@@ -179,6 +179,11 @@ def test_uninvited_faults_are_told_from_injected_ones() -> None:
     assert not rows and not bad
     rows, bad = verdict.uninvited([fault(30, "servo_silent"), fault(31, "action_not_finite")], [outcome], [])
     assert len(rows) == 2 and len(bad) == 1
+    rows, bad = verdict.uninvited([fault(30, "servo_encoder")], [outcome], [])
+    assert len(bad) == 1
+    stood = {**fault(29.9, "short_write"), "reaction": "warn"}
+    rows, bad = verdict.uninvited([stood, fault(30, "servo_encoder")], [outcome], [])
+    assert len(rows) == 2 and not bad, "the simulated arm stood still and caught up"
 
 
 def test_bounds_and_rest_are_judged() -> None:
