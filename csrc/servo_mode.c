@@ -173,6 +173,13 @@ static uint64_t park_refusal(const struct vlad_servo *servo, enum vlad_reaction 
     return why;
 }
 
+/* Whether some joints have torque that this loop did not give them: as found when it took the bus over. */
+static bool found_holding(const struct vlad_servo *servo)
+{
+    return !servo->torque_on && !servo->torque_wanted && servo->torque_repeats == 0 &&
+           servo->now.arm.powered & servo->now.arm.answered;
+}
+
 /* Whether a fault demands PARK still, and not only within its clear time: the arm's own current has
  * gone once it has stopped, and the voltage come back. */
 static bool demanded(const struct vlad_servo *servo)
@@ -191,7 +198,7 @@ static bool demanded(const struct vlad_servo *servo)
  * hold ends either, until a clear has left nothing latched. */
 static void park(struct vlad_servo *servo, uint32_t requests, enum vlad_reaction reaction)
 {
-    bool asked = requests & VLAD_REQ_PARK;
+    bool asked = requests & VLAD_REQ_PARK, holds = servo->torque_on && servo->torque_wanted;
     uint64_t why;
 
     if ((requests & VLAD_REQ_CLEAR && !servo->watchdog.latched) || asked)
@@ -204,16 +211,15 @@ static void park(struct vlad_servo *servo, uint32_t requests, enum vlad_reaction
                    servo->easing_since_ns || !demanded(servo)))
         return;
     why = park_refusal(servo, reaction);
-    if (asked && (why || !servo->config.has_rest_pose || !servo->torque_on ||
-                  !servo->torque_wanted)) {
+    if (asked && (why || !servo->config.has_rest_pose || !holds)) {
         refuse(servo, VLAD_REQ_PARK, why);
         return;
     }
-    if (!servo->ops || !servo->torque_on || !servo->torque_wanted)
+    if (!servo->ops || !(holds || found_holding(servo)))
         return;
     if (servo->mode == VLAD_STOPPING && !servo->parking && !asked)
         return; /* a fault parks only once the arm has stopped */
-    if (may_sweep(servo, asked)) {
+    if (holds && may_sweep(servo, asked)) {
         servo->parking = servo->commanded = true;
     } else {
         servo->easing_since_ns = servo->now.t_ns;

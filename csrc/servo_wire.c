@@ -300,7 +300,9 @@ bool vlad_servo_next_goal(struct vlad_servo *servo, int64_t now_ns)
         }
         if (!servo->parking) {
             if (come_to_rest(servo))
-                vlad_servo_enter(servo, servo->watchdog.latched ? VLAD_FAULTED : VLAD_HOLDING);
+                vlad_servo_enter(servo, servo->watchdog.latched ? VLAD_FAULTED
+                                        : servo->torque_wanted ? VLAD_HOLDING
+                                                               : VLAD_READY);
             return true;
         }
         if (servo->trajectory.stopping) {

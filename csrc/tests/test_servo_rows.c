@@ -130,6 +130,24 @@ static void test_heat_lets_down(void)
         CHECK_EQ(arm.memory.limit_permille[j], 1000);
 }
 
+/* After a restart some joints may hold and others not: a hot one is let down all the same. */
+static void test_heat_lets_down_what_holds(void)
+{
+    begin();
+    arm.memory.torque_mask = ALL & ~1u; /* as found */
+    ticks(2);
+    arm.memory.temperature_c = 75;
+    ticks(VLAD_RECENT + 1);
+    CHECK(seen.letting_down && !seen.parking);
+    CHECK_EQ(arm.memory.torque_mask, ALL & ~1u);
+    ticks(210);
+    CHECK_EQ(arm.memory.torque_mask, 0);
+    CHECK_EQ(arm.memory.writes, 0);
+    CHECK_EQ(seen.mode, VLAD_FAULTED);
+    ticks(300);
+    CHECK_EQ(seen.counters.let_down, 1);
+}
+
 /* An operator's hold ends it, and the torque that is left stays: more would pull the arm up. */
 static void test_hold_ends_letting_down(void)
 {
@@ -738,6 +756,7 @@ int main(void)
     test_the_status_bit_is_heat();
     test_heat_parks();
     test_heat_lets_down();
+    test_heat_lets_down_what_holds();
     test_hold_ends_letting_down();
     test_no_sweep_after_hold();
     test_an_unsure_arm_is_not_swept();
