@@ -11,11 +11,11 @@ _vladctl() {{
     COMPREPLY=()
     case $before in
         --socket) compopt -o default 2>/dev/null; return ;;
-        --timeout|--since|--listen) return ;;
+        --timeout|--since|--listen|--interval) return ;;
     esac
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${{COMP_WORDS[i]}} in
-            --socket|--timeout|--since|--listen) ((i++)) ;;
+            --socket|--timeout) ((i++)) ;;
             -*) ;;
             *) verb=${{COMP_WORDS[i]}}; break ;;
         esac
@@ -26,6 +26,7 @@ _vladctl() {{
         completion) COMPREPLY=($(compgen -W "bash zsh fish" -- "$word")) ;;
         events) COMPREPLY=($(compgen -W "--follow --since {options}" -- "$word")) ;;
         metrics) COMPREPLY=($(compgen -W "--prometheus --listen {options}" -- "$word")) ;;
+        top) COMPREPLY=($(compgen -W "--interval --ascii {options}" -- "$word")) ;;
         limp) COMPREPLY=($(compgen -W "--yes {options}" -- "$word")) ;;
         *) COMPREPLY=($(compgen -W "{options}" -- "$word")) ;;
     esac
@@ -54,6 +55,7 @@ _vladctl() {{
                 completion) _values shell bash zsh fish ;;
                 events) _arguments '--follow[go on]' '--since[number]:number:' ;;
                 metrics) _arguments '--prometheus[as Prometheus text]' '--listen[serve them]:address:' ;;
+                top) _arguments '--interval[between updates]:seconds:' '--ascii[plain characters]' ;;
                 limp) _arguments '--yes[do not ask]' ;;
             esac ;;
     esac
@@ -74,6 +76,8 @@ complete -c vladctl -n '__fish_seen_subcommand_from events' -l follow
 complete -c vladctl -n '__fish_seen_subcommand_from events' -l since -x
 complete -c vladctl -n '__fish_seen_subcommand_from metrics' -l prometheus
 complete -c vladctl -n '__fish_seen_subcommand_from metrics' -l listen -x
+complete -c vladctl -n '__fish_seen_subcommand_from top' -l interval -x
+complete -c vladctl -n '__fish_seen_subcommand_from top' -l ascii
 complete -c vladctl -n '__fish_seen_subcommand_from limp' -l yes
 """
 

@@ -269,6 +269,16 @@ def test_completion_scripts_name_every_verb() -> None:
     assert completed.stdout == "engage\n"
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_name_every_option(shell: str) -> None:
+    of = next(a for a in cli.parser()._actions if a.dest == "verb").choices
+    assert of is not None
+    for verb, options in ((verb, p._option_string_actions) for verb, p in dict(of).items()):
+        lines = [line for line in script(shell, cli.VERBS).splitlines() if verb in line]
+        for option in set(options) - {"-h", "--help", "--socket", "--json", "--timeout"}:
+            assert any(option in line or f"-l {option[2:]}" in line for line in lines), (verb, option)
+
+
 def test_it_starts_fast() -> None:
     """A stop must not wait for numpy. The time is a witness; the imports are the assertion."""
     code = "import sys, vlad.cli, vlad.cli_text; print(*sys.modules)"
