@@ -64,7 +64,8 @@ def load(path: Path, *, verify: bool = True, progress: Callable[[int], None] | N
     hashed.
     """
     if not path.is_dir():
-        raise BundleError(f"{path}: not a bundle directory (no such directory)")
+        why = "not a directory" if path.exists() else "no such directory"
+        raise BundleError(f"{path}: not a bundle directory ({why})")
     manifest = parse_manifest(_read_bounded(path / MANIFEST, MANIFEST_LIMIT), str(path / MANIFEST))
     bundle = Bundle(path, manifest)
     for file in files(manifest):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -82,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_daemon(arguments[1:])
     name, _, extra = TOOLS[verb]
     try:
-        return int(importlib.import_module(name).main(arguments[1:]))
+        status = int(importlib.import_module(name).main(arguments[1:]))
+        sys.stdout.flush()
+        return status
     except ModuleNotFoundError as error:
         if not extra or (error.name or "").startswith("vlad"):
             raise
@@ -93,6 +96,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `vlad flight show FILE | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 if __name__ == "__main__":

@@ -109,6 +109,9 @@ def test_a_linked_manifest_and_a_missing_directory_are_refused(built: Path, tmp_
         bundles.load(tmp_path)
     with pytest.raises(BundleError, match="no such directory"):
         bundles.load(tmp_path / "none.vlad")
+    (tmp_path / "file.vlad").write_text("")
+    with pytest.raises(BundleError, match="not a directory"):
+        bundles.load(tmp_path / "file.vlad")
 
 
 def test_a_huge_manifest_is_not_read(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import json
 import os
 import random
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -495,6 +497,17 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
     (os.mkfifo if kind == "fifo" else os.mkdir)(tmp_path / "x")
     with pytest.raises(FlightError, match=rf"{tmp_path}/x: no regular file"):
         read(tmp_path / "x")
+
+
+def test_a_reader_of_its_output_may_leave_early() -> None:
+    """`vlad flight show FILE | head`"""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    file = Path(__file__).parents[1] / "replay/runs/servo_silent.mcap"
+    done = subprocess.run([sys.executable, "-m", "vlad.main", "flight", "show", str(file)], stdout=write_end,
+                          stderr=subprocess.PIPE, check=False)  # fmt: skip
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_an_mcap_file_of_somebody_else(tmp_path: Path) -> None:
