@@ -36,7 +36,7 @@ CSRC = ROOT / "csrc"
 OUT = ROOT / "build" / "mutation"
 KNOWN = ROOT / "tools" / "mutation_known.toml"
 DOCUMENT = ROOT / "docs" / "mutation.md"
-SERVO_TESTS = ("test_servo_loop", "test_servo_rows", "test_servo_storm")
+SERVO_TESTS = ("test_servo_checks", "test_servo_loop", "test_servo_rows", "test_servo_storm")
 TESTS: dict[str, tuple[str, ...]] = {
     "gate": ("test_gate", "test_action_queue"),
     "trajectory": ("test_trajectory", "test_servo_loop"),
@@ -402,10 +402,26 @@ nothing any more, is an error.
 """
 
 
+def _digest(part: str) -> str:
+    """Of the part and its tests: a result is of these."""
+    files = [CSRC / f"{part}.c", *(CSRC / "tests" / f"{test}.c" for test in TESTS[part])]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def _earlier() -> dict[str, Counter[str]]:
+    """The results of earlier runs with the same code and tests, in the order of TESTS."""
+    found = {part: json.loads((OUT / f"{part}.json").read_bytes()) for part in TESTS if (OUT / f"{part}.json").exists()}
+    return {part: Counter(row["counts"]) for part, row in found.items() if row["source"] == _digest(part)}
+
+
 def document(results: dict[str, Counter[str]], known: dict[tuple[str, str, str], str]) -> str:
     """docs/mutation.md."""
     lines = [_INTRO]
-    for part, counts in results.items():
+    for part in TESTS:
+        if part not in results:
+            lines.append(f"| `{part}` | not run on this code | | | |\n")
+            continue
+        counts = results[part]
         total = counts["killed"] + counts["explained"] + counts["unexplained"]
         lines.append(f"| `{part}` | {total} | {counts['killed']} | {counts['explained']} | {counts['unexplained']} |\n")
     lines.append("\n## What survives, and why\n\n")
@@ -420,7 +436,7 @@ def document(results: dict[str, Counter[str]], known: dict[tuple[str, str, str],
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(TESTS)}; all by default")
-    parser.add_argument("--write-doc", action="store_true", help="write docs/mutation.md (all parts)")
+    parser.add_argument("--write-doc", action="store_true", help="docs/mutation.md, with earlier results of this code")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args(argv)
     if unknown := set(options.parts) - set(TESTS):
@@ -448,10 +464,13 @@ def main(argv: list[str] | None = None) -> int:
         print(f"csrc/{mutant.part}.c:{mutant.line}: survived: {mutant.before}  ->  {mutant.after}")
     for part, line, became in known.keys() - used:
         print(f"{KNOWN}: {part}: no such survivor any more: {line}  ->  {became}")
-    (OUT / "result.json").write_text(json.dumps(
-        {"parts": {k: dict(v) for k, v in results.items()}, "unexplained": [asdict(m) for m in survivors]}, indent=1))
-    if options.write_doc and not options.parts:
-        DOCUMENT.write_text(document(results, known), encoding="utf-8")
+    for part, counts in results.items():
+        unexplained = [asdict(m) for m in survivors if m.part == part]
+        (OUT / f"{part}.json").write_text(
+            json.dumps({"source": _digest(part), "counts": dict(counts), "unexplained": unexplained}, indent=1)
+        )
+    if options.write_doc:
+        DOCUMENT.write_text(document(_earlier() | results, explanations(list(TESTS))), encoding="utf-8")
     total = sum(results.values(), Counter())
     print(f"{total['killed'] + total['explained'] + total['unexplained']} mutants: {total['killed']} killed, "
           f"{total['explained']} explained, {total['unexplained']} unexplained; "
