@@ -208,7 +208,7 @@ def bad_config(robot: Robot, rng: random.Random) -> None:
 # Rows that a stalled process or a slow machine brings with it, whatever was injected.
 STALL = frozenset({"servo_deadline_missed", "supervisor_hung", "camera_stalled", "inference_hung",
                    "python_stalled", "queue_drained", "chunk_jump", "stale_chunk",
-                   "servo_supply_lost", "servo_silent", "camera_skew", "camera_frozen"})
+                   "servo_supply_lost", "servo_silent", "camera_skew", "camera_frozen", "frame_bad"})
 BUS = frozenset({"reply_corrupt", "bus_garbage", "servo_silent", "servo_supply_lost", "serial_unplugged",
                  "servo_voltage", "following_error", "brown_out", "servo_encoder",
                  "calibration_changed"})  # a bus that was away is one whose calibration is not compared
@@ -221,9 +221,9 @@ SCENARIOS: tuple[Scenario, ...] = (
              lasts_s=(0.6, 4.0)),
     Scenario("silence", fault("silence", id=_joint), ("servo_silent",), BUS, late_ms=SILENT_MS,
              lasts_s=(0.6, 3.0)),
-    # Five in a row are the row's; a late tick takes two replies at once, so that more are needed here.
+    # Five in a row are the row's. Of an arm that answers late, as on a busy machine, some count as missed.
     Scenario("corrupt_some", fault("corrupt", id=_joint, count=lambda r: r.randrange(8, 10)),
-             ("reply_corrupt",), BUS),
+             ("reply_corrupt",), BUS, may=True),
     Scenario("corrupt_all", fault("corrupt", id=_joint, forever=True), ("bus_garbage", "reply_corrupt"), BUS),
     Scenario("drop_few", fault("drop", id=_joint, count=lambda r: r.randrange(1, 4)), weight=1),
     Scenario("drop_rate", fault("drop", rate=0.05), along=BUS, weight=1),
