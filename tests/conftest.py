@@ -9,6 +9,7 @@ os.environ.setdefault("MUJOCO_GL", "osmesa")  # read when mujoco is first import
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 
 from tests.survival import (  # noqa: F401 - the plugin that ties tests to rows
@@ -18,6 +19,10 @@ from tests.survival import (  # noqa: F401 - the plugin that ties tests to rows
 )
 from vlad.scheduler import SchedulerConfig
 from vlad.servo import JointLimits, ServoConfig
+
+# A machine that is busy makes drawing slow; that is no fault of a test.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 
 PERIOD_NS = 33_333_333  # 30 Hz
 CHUNK = 50
