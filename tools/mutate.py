@@ -187,6 +187,12 @@ def _parameters(function: tree_sitter.Node) -> list[tree_sitter.Node]:
     return [] if found is None else found.named_children
 
 
+def _enumerators(enum: tree_sitter.Node) -> list[tree_sitter.Node]:
+    body = enum.child_by_field_name("body")
+    found = [] if body is None else [child.child_by_field_name("name") for child in body.named_children]
+    return [name for name in found if name is not None]
+
+
 class _Renames:
     """A part's file-scope names, which every mutant in one program needs for itself."""
 
@@ -200,6 +206,8 @@ class _Renames:
             text = node.text or b""
             if node.type == "preproc_include":
                 self._includes += text.decode()
+            if node.type == "enum_specifier":
+                self._names |= {_declared(row) for row in _enumerators(node)}
             if node.type not in ("function_definition", "declaration"):
                 continue
             self._names.add(_declared(node))
@@ -312,6 +320,9 @@ class Part:
                     raise SystemExit(f"{source} does not compile:\n{done.stderr}")
                 for i in broken:
                     verdicts[i] = "invalid"
+                    source.write_bytes(self._found[i].applied(self._source))
+                    if self._compile(flags, source, source.with_suffix(".o")).returncode == 0:
+                        raise SystemExit(f"{self.name}: a mutant compiles alone, but not with others:\n{done.stderr}")
                 batch[:] = [i for i in batch if i not in broken]
 
         with ThreadPoolExecutor(self._workers) as pool:
