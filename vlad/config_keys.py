@@ -28,6 +28,7 @@ Cores = tuple[Annotated[int, msgspec.Meta(ge=0, le=1023)], ...]
 Speed = Annotated[float, msgspec.Meta(gt=0, le=100)]
 Acceleration = Annotated[float, msgspec.Meta(gt=0, le=1e5)]
 Jerk = Annotated[float, msgspec.Meta(gt=0, le=1e8)]
+Supply_V = Annotated[float, msgspec.Meta(ge=4, le=24)]
 Duration_s = Annotated[float, msgspec.Meta(gt=0, le=86400)]
 Heartbeat_ms = Annotated[float, msgspec.Meta(ge=50, le=60000)]
 Inference_ms = Annotated[float, msgspec.Meta(gt=0, le=600000)]
@@ -83,12 +84,10 @@ class ArmKeys(_Table, frozen=True, kw_only=True):
         ),
     ] = 0.2
     supply_v: Annotated[
-        float | None,
+        Supply_V | None,
         _key(
             "nominal supply voltage: 15 % off it holds, 25 % parks; absent: what the servos see when "
-            "their bus is taken over",
-            ge=4,
-            le=24,
+            "their bus is taken over"
         ),
     ] = None
 

@@ -176,7 +176,7 @@ def test_events_follow(served: Served) -> None:
     served.operations.events.add({"t_ns": 2, "event": "second"})
     assert json.loads(follower.stdout.readline())["event"] == "second"
     follower.send_signal(2)
-    assert follower.wait(10) == 130
+    assert follower.wait(60) == 130
     follower.stdout.close()
 
 
@@ -199,7 +199,7 @@ def test_metrics_over_http(served: Served) -> None:
     with urllib.request.urlopen(listener.stdout.readline().strip(), timeout=30) as page:
         assert "vlad_servo_overruns_total 3\n" in page.read().decode()
     listener.send_signal(2)
-    assert listener.wait(10) == 130
+    assert listener.wait(60) == 130
     listener.stdout.close()
     assert run("metrics", "--listen", "everywhere") == cli.USAGE
 
