@@ -41,8 +41,10 @@ static bool queue_reference(struct vlad_servo *servo, int64_t now_ns, int64_t *t
     at = now_ns + servo->lookahead_ns;
     if (at > last - servo->lookahead_ns)
         at = last - servo->lookahead_ns;
-    if (at < servo->read_at_ns || at < timeline->t0_ns)
-        at = servo->read_at_ns > timeline->t0_ns ? servo->read_at_ns : timeline->t0_ns;
+    if (at < timeline->t0_ns)
+        at = timeline->t0_ns;
+    if (at < servo->read_at_ns)
+        at = servo->read_at_ns;
     if (at > last)
         return false;
     servo->read_at_ns = at;
@@ -256,11 +258,8 @@ static void let_down(struct vlad_servo *servo, int64_t now_ns)
 {
     int64_t left_ns = EASE_NS - (now_ns - servo->easing_since_ns);
 
-    if (left_ns > EASE_NS)
-        left_ns = EASE_NS;
     if (left_ns > 0) {
-        vlad_servo_limit(servo, (1u << servo->config.gate.limits.n_joints) - 1,
-                         (int32_t)(left_ns * 1000 / EASE_NS));
+        vlad_servo_limit(servo, ~0u, (int32_t)(left_ns * 1000 / EASE_NS));
         return;
     }
     servo->easing_since_ns = 0;
@@ -305,12 +304,8 @@ bool vlad_servo_next_goal(struct vlad_servo *servo, int64_t now_ns)
                                                                : VLAD_READY);
             return true;
         }
-        if (servo->trajectory.stopping) {
-            vlad_trajectory_stop(&servo->trajectory);
-            return true;
-        }
         vlad_trajectory_advance(&servo->trajectory, servo->config.rest_nu,
-                                servo->config.park_permille);
+                                servo->config.park_permille); /* a stop under way ends first */
         if (vlad_trajectory_at_rest(&servo->trajectory) &&
             memcmp(servo->trajectory.goal_nu, servo->config.rest_nu,
                    (size_t)servo->config.gate.limits.n_joints * sizeof(int64_t)) == 0) {
