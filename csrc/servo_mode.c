@@ -1,6 +1,4 @@
 /* Authority: from requests and reactions to a mode, and why engaging is refused. */
-#include <string.h> /* memcpy */
-
 #include "servo_parts.h"
 
 #define TORQUE_OFF_REPEATS 3  /* unacknowledged; torque on is read back by the arm */
@@ -63,12 +61,18 @@ void vlad_servo_limit(struct vlad_servo *servo, uint32_t mask, int32_t permille)
         }
 }
 
+/* Engaging ends every torque limit. A joint that has torque already would be pulled from where it sagged
+ * to, to its goal: it keeps the limit that its register shows until servo_wire.c has taken it up. */
 static void restore_limits(struct vlad_servo *servo)
 {
+    const struct vlad_arm_state *arm = &servo->now.arm;
     int n = servo->config.gate.limits.n_joints;
 
     for (int j = 0; j < n; j++)
-        servo->now.limit_permille[j] = 1000;
+        if ((arm->powered | ~arm->answered) >> j & 1)
+            vlad_servo_limit(servo, 1u << j, arm->limit_permille[j]);
+        else
+            servo->now.limit_permille[j] = 1000;
     servo->limits_due = (1u << n) - 1;
     servo->limit_tries = 0;
 }
@@ -81,12 +85,15 @@ static void refuse(struct vlad_servo *servo, uint32_t request, uint64_t why)
 
 void vlad_servo_take_pose(struct vlad_servo *servo)
 {
-    memcpy(servo->written_nu, servo->now.arm.position_nu, sizeof servo->written_nu);
+    const struct vlad_arm_state *arm = &servo->now.arm;
+
+    for (int j = 0; j < servo->config.gate.limits.n_joints; j++)
+        servo->written_nu[j] = arm->powered >> j & 1 ? arm->goal_nu[j] : arm->position_nu[j];
     vlad_trajectory_reset(&servo->trajectory, servo->written_nu);
     servo->retry = false; /* whatever was to go out again is older than this pose */
 }
 
-/* From READY nothing holds the arm yet: its present pose becomes the command, then torque. */
+/* From READY not every joint is held yet: their pose becomes the command, then torque. */
 static void take_hold(struct vlad_servo *servo)
 {
     if (servo->torque_on)
@@ -251,6 +258,15 @@ static bool must_halt(const struct vlad_servo *servo, enum vlad_reaction reactio
     return reaction >= VLAD_HOLD;
 }
 
+/* The faults of this tick have been told before: what is unlatched is told here. */
+static void clear(struct vlad_servo *servo)
+{
+    uint64_t latched = servo->watchdog.latched;
+
+    for (uint64_t gone = latched & ~vlad_watchdog_clear(&servo->watchdog); gone; gone &= gone - 1)
+        vlad_servo_emit(servo, VLAD_EV_FAULT, __builtin_ctzll(gone), 0, VLAD_NONE);
+}
+
 /* Requests and reactions to a mode. */
 void vlad_servo_decide(struct vlad_servo *servo, uint32_t requests, enum vlad_reaction reaction)
 {
@@ -263,7 +279,7 @@ void vlad_servo_decide(struct vlad_servo *servo, uint32_t requests, enum vlad_re
         refuse(servo, lost, VLAD_WHY_MOVING);
     requests &= ~lost;
     if (requests & VLAD_REQ_CLEAR)
-        vlad_watchdog_clear(&servo->watchdog);
+        clear(servo);
     if (requests & VLAD_REQ_LIMP) {
         limp(servo);
         return;

@@ -48,7 +48,8 @@ void vlad_servo_halt(struct vlad_servo *servo);
 void vlad_servo_set_torque(struct vlad_servo *servo, bool on);
 /* Lowers the torque limit of the joints in `mask`, never raises it: engaging does. */
 void vlad_servo_limit(struct vlad_servo *servo, uint32_t mask, int32_t permille);
-void vlad_servo_take_pose(struct vlad_servo *servo); /* the present pose becomes the command */
+/* What a joint with torque holds becomes the command, and where one without is. */
+void vlad_servo_take_pose(struct vlad_servo *servo);
 
 /* Producer thread: vlad_servo_push() with the command that it is judged against. */
 void vlad_servo_push_with(struct vlad_servo *servo, const struct vlad_chunk *chunk,

@@ -1,5 +1,6 @@
 /* From mode and queue to the next goal, its last checks, and the wire. */
 #include <errno.h>  /* EAGAIN */
+#include <stdlib.h> /* llabs */
 #include <string.h> /* memcpy, memcmp */
 
 #include "servo_parts.h"
@@ -81,18 +82,24 @@ static void count_coverage(struct vlad_servo *servo, bool covered, int64_t now_n
     counters->starved[servo->starved_cause]++;
 }
 
+/* The nearest to nu that the limits of joint j allow. One found outside them may only move inwards. */
+static int64_t inside(const struct vlad_servo *servo, int j, int64_t nu)
+{
+    const struct vlad_joint_limits *limit = &servo->config.gate.limits.joint[j];
+    int64_t last = servo->written_nu[j];
+    int64_t min = last < limit->min_nu ? last : limit->min_nu;
+    int64_t max = last > limit->max_nu ? last : limit->max_nu;
+
+    return nu < min ? min : nu > max ? max : nu;
+}
+
 /* The last checks before the wire. A goal that fails is not written. */
 static bool may_write(struct vlad_servo *servo, const int64_t *goal_nu)
 {
-    const struct vlad_limits *limits = &servo->config.gate.limits;
+    for (int j = 0; j < servo->config.gate.limits.n_joints; j++) {
+        int64_t step = goal_nu[j] - servo->written_nu[j];
 
-    for (int j = 0; j < limits->n_joints; j++) {
-        int64_t last = servo->written_nu[j], step = goal_nu[j] - last;
-        /* An arm found outside its limits may only move inwards. */
-        int64_t min = last < limits->joint[j].min_nu ? last : limits->joint[j].min_nu;
-        int64_t max = last > limits->joint[j].max_nu ? last : limits->joint[j].max_nu;
-
-        if (goal_nu[j] < min || goal_nu[j] > max) {
+        if (goal_nu[j] != inside(servo, j, goal_nu[j])) {
             servo->now.counters.wire_limit++;
             vlad_servo_emit(servo, VLAD_EV_WIRE, j, 1, goal_nu[j]);
             return false;
@@ -278,6 +285,33 @@ static bool come_to_rest(struct vlad_servo *servo)
     return stands;
 }
 
+/* Engaging a joint whose torque limit is low: raised, it would pull the joint from where it sagged to, to
+ * its goal. So the goal goes to where the joint is, one step a tick, and the limit is raised once the goal
+ * register shows it there. True while there is such a joint: the queue waits. */
+static bool take_up(struct vlad_servo *servo)
+{
+    const struct vlad_arm_state *arm = &servo->now.arm;
+    int64_t pose_nu[VLAD_MAX_JOINTS];
+    uint32_t low = 0;
+
+    for (int j = 0; j < servo->config.gate.limits.n_joints; j++) {
+        if (servo->now.limit_permille[j] == 1000)
+            continue;
+        low |= 1u << j;
+        pose_nu[j] = inside(servo, j, arm->position_nu[j]);
+        if (arm->answered >> j & 1 &&
+            llabs(arm->goal_nu[j] - pose_nu[j]) <= servo->trajectory.step_nu[j]) {
+            servo->now.limit_permille[j] = 1000;
+            servo->limits_due |= 1u << j;
+        }
+    }
+    if (low) {
+        vlad_trajectory_yield(&servo->trajectory, low, pose_nu);
+        vlad_trajectory_stop(&servo->trajectory);
+    }
+    return low;
+}
+
 /* Moves the goal by one tick as the mode demands; true when there is something to write. */
 bool vlad_servo_next_goal(struct vlad_servo *servo, int64_t now_ns)
 {
@@ -289,6 +323,8 @@ bool vlad_servo_next_goal(struct vlad_servo *servo, int64_t now_ns)
     case VLAD_ENGAGED:
         if (!servo->torque_on)
             return false; /* the present pose goes out together with the torque */
+        if (take_up(servo))
+            return true;
         count_coverage(servo, queue_reference(servo, now_ns, target_nu), now_ns);
         vlad_trajectory_advance(&servo->trajectory, target_nu, 1000);
         return true;

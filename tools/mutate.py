@@ -45,8 +45,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "servo_sense": SERVO_TESTS,
     "servo_health": SERVO_TESTS,
     "servo_truth": SERVO_TESTS,
-    "servo_mode": SERVO_TESTS,
-    "servo_wire": ("test_servo_wire", "test_servo_goal", "test_servo_torque", *SERVO_TESTS),
+    "servo_mode": ("test_servo_mode", *SERVO_TESTS),
+    "servo_wire": ("test_servo_wire", "test_servo_goal", "test_servo_torque", "test_servo_mode", *SERVO_TESTS),
 }
 MAINS = {"safe_stop.c"}
 PLAIN = ("-std=gnu11", "-O1", "-pthread", "-w")

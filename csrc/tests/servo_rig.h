@@ -58,7 +58,7 @@ static int judged_torque(void *ctx, int64_t deadline_ns, uint32_t mask, bool on,
                          const int64_t *goal_nu)
 {
     struct judged_arm *judged = ctx;
-    bool powered = judged->memory.torque_mask == ALL;
+    uint32_t powered = judged->memory.torque_mask;
     int rc;
 
     if (judged->torque_refusals > 0) {
@@ -71,8 +71,11 @@ static int judged_torque(void *ctx, int64_t deadline_ns, uint32_t mask, bool on,
     CHECK(mask == ALL || (!on && !(mask & ~rig.now.lying)));
     judged->torque_commands += mask == ALL;
     judged->torque_on += on;
-    for (int j = 0; on && !powered && j < JOINTS; j++) { /* power comes with the present pose */
-        CHECK_EQ(goal_nu[j], judged->memory.present_nu[j] + judged->memory.offset_nu[j]);
+    for (int j = 0; on && powered != ALL && j < JOINTS; j++) {
+        if (powered >> j & 1) /* what it holds it goes on holding .. */
+            CHECK_EQ(goal_nu[j], judged->memory.goal_nu[j]);
+        else /* .. and power comes with the present pose */
+            CHECK_EQ(goal_nu[j], judged->memory.present_nu[j] + judged->memory.offset_nu[j]);
         judged->in_force_nu[j] = goal_nu[j];
     }
     return 0;
@@ -82,9 +85,18 @@ static int judged_limit(void *ctx, int64_t deadline_ns, uint32_t mask, const int
 {
     struct judged_arm *judged = ctx;
 
-    for (int j = 0; j < JOINTS; j++)
-        if (mask >> j & 1) /* raised only where an operator engages */
-            CHECK(permille[j] <= judged->memory.limit_permille[j] || rig.mode == VLAD_ENGAGED);
+    for (int j = 0; j < JOINTS; j++) {
+        const struct vlad_memory_arm *memory = &judged->memory;
+        int64_t pose_nu = rig.now.arm.position_nu[j];
+
+        if (mask >> j & 1) /* raised only where an operator engages .. */
+            CHECK(permille[j] <= memory->limit_permille[j] || rig.mode == VLAD_ENGAGED);
+        if (!(mask >> j & 1) || permille[j] <= memory->asked_permille[j] ||
+            !(memory->torque_mask >> j & 1))
+            continue;
+        pose_nu = pose_nu < -LIMIT_NU ? -LIMIT_NU : pose_nu > LIMIT_NU ? LIMIT_NU : pose_nu;
+        CHECK(llabs(memory->goal_nu[j] - pose_nu) <= rig.trajectory.step_nu[j]); /* .. and nothing pulls */
+    }
     return vlad_memory_arm_ops.limit(&judged->memory, deadline_ns, mask, permille);
 }
 
