@@ -295,10 +295,10 @@ static bool take_up(struct vlad_servo *servo)
     uint32_t low = 0;
 
     for (int j = 0; j < servo->config.gate.limits.n_joints; j++) {
+        pose_nu[j] = inside(servo, j, arm->position_nu[j]);
         if (servo->now.limit_permille[j] == 1000)
             continue;
         low |= 1u << j;
-        pose_nu[j] = inside(servo, j, arm->position_nu[j]);
         if (arm->answered >> j & 1 &&
             llabs(arm->goal_nu[j] - pose_nu[j]) <= servo->trajectory.step_nu[j]) {
             servo->now.limit_permille[j] = 1000;
