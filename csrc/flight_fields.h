@@ -183,6 +183,8 @@ struct vlad_flight_timing { VLAD_FLIGHT_TIMING_FIELDS(VLAD_FLIGHT_MEMBER) };
     F(int64_t, last_nu, watch.position_nu, VLAD_MAX_JOINTS, NU)                                  \
     F(int64_t, asked_ns, watch.asked_ns, VLAD_MAX_JOINTS, NS)                                    \
     F(int64_t, jumped_nu, watch.jumped_nu, VLAD_MAX_JOINTS, SUM)                                 \
+    F(int64_t, pace_nu, watch.pace_nu, VLAD_MAX_JOINTS, SUM)                                     \
+    F(int64_t, aside_nu, watch.aside_nu, VLAD_MAX_JOINTS, SUM)                                   \
     F(int64_t, doubt_since_ns, watch.doubt_since_ns, VLAD_MAX_JOINTS, NS)                        \
     F(int64_t, astray_since_ns, watch.astray_since_ns, VLAD_MAX_JOINTS, NS)                      \
     F(int64_t, low_nu, watch.low_nu, VLAD_MAX_JOINTS, NU)                                        \

@@ -163,6 +163,8 @@ struct vlad_joint_watch {
     int64_t position_nu[VLAD_MAX_JOINTS];     /* newest answer .. */
     int64_t asked_ns[VLAD_MAX_JOINTS];        /* .. and when its read began; 0 = none */
     int64_t jumped_nu[VLAD_MAX_JOINTS];       /* sum of its impossible steps */
+    int64_t pace_nu[VLAD_MAX_JOINTS];         /* its newest other step, in a tick */
+    int64_t aside_nu[VLAD_MAX_JOINTS];        /* how much its newest step was off that, if by much */
     int64_t doubt_since_ns[VLAD_MAX_JOINTS];  /* of its encoder; 0 = none */
     int64_t astray_since_ns[VLAD_MAX_JOINTS]; /* beyond the following limit; 0 = not */
     int64_t low_nu[VLAD_MAX_JOINTS], high_nu[VLAD_MAX_JOINTS]; /* goals since then */

@@ -5,6 +5,7 @@
 #include "servo_parts.h"
 
 #define LIE_NS (100 * VLAD_NS_PER_MS)    /* row 23: an encoder off for so long lies */
+#define BACK 4                           /* so much less off than a tick's reach is back */
 #define ASTRAY_NS (100 * VLAD_NS_PER_MS) /* row 14 */
 #define ASTRAY_PERMILLE 500              /* torque limit afterwards */
 #define NO_LOAD_TICKS_S 3400             /* encoder ticks: what a STS3215 turns at 12 V, + 10 % */
@@ -16,7 +17,7 @@
 #define LONGEST_NS VLAD_NS_PER_S         /* between two answers that are compared */
 
 /* How far a joint can have turned within dt_ns. */
-static int64_t reach_nu(const struct vlad_servo *servo, int j, int64_t dt_ns)
+static int64_t reach(const struct vlad_servo *servo, int j, int64_t dt_ns)
 {
     int64_t fastest = 2 * servo->config.gate.limits.joint[j].v_max_nu_s;
     int64_t no_load = NO_LOAD_TICKS_S * servo->config.unit_nu[j];
@@ -28,25 +29,50 @@ static int64_t reach_nu(const struct vlad_servo *servo, int j, int64_t dt_ns)
 
 /* Row 23. What an encoder jumped by and has not jumped back it is off by, however the servo then
  * drives: it takes the joint to where the false reading meets the goal, so that the reading alone
- * looks as if it came back. */
+ * looks as if it came back. But no servo changes its speed from one tick to the next so that the reading
+ * is at once where its old pace would have brought it: then what was read meanwhile was odd, even where
+ * one of the two steps is not beyond the servo. */
+static void take_step(struct vlad_servo *servo, int j, const struct vlad_reading *reading)
+{
+    struct vlad_joint_watch *watch = &servo->watch;
+    int64_t step_nu = servo->now.arm.position_nu[j] - watch->position_nu[j];
+    int64_t since_ns = reading->asked_ns - watch->asked_ns[j], period_ns = servo->config.period_ns;
+    int64_t reach_nu = reach(servo, j, period_ns);
+    int64_t ticks = 2 * since_ns < 3 * period_ns ? 1 : 2;
+    bool comparable = 2 * since_ns < 5 * period_ns;
+    int64_t change_nu = comparable ? step_nu - ticks * watch->pace_nu[j] : step_nu;
+    bool impossible = llabs(step_nu) > reach(servo, j, reading->done_ns - watch->asked_ns[j]);
+    bool aside = watch->aside_nu[j] != 0;
+
+    servo->now.counters.encoder_jumps[j] += impossible;
+    if (comparable && (aside || watch->jumped_nu[j]) &&
+        llabs(watch->jumped_nu[j] + watch->aside_nu[j] + change_nu) <= reach_nu / BACK) {
+        watch->jumped_nu[j] = watch->aside_nu[j] = 0;
+        return;
+    }
+    watch->aside_nu[j] = 0;
+    if (impossible)
+        watch->jumped_nu[j] += change_nu;
+    else if (comparable && !aside && llabs(change_nu) > reach_nu / 2)
+        watch->aside_nu[j] = change_nu;
+    else if (comparable)
+        watch->pace_nu[j] = step_nu / ticks;
+}
+
 static bool doubtful(struct vlad_servo *servo, int j, const struct vlad_reading *reading)
 {
     struct vlad_joint_watch *watch = &servo->watch;
     const struct vlad_arm_state *arm = &servo->now.arm;
-    int64_t step_nu = arm->position_nu[j] - watch->position_nu[j];
 
-    if (!(arm->powered & 1u << j)) { /* a hand may turn it faster, and nothing is driven by it */
-        watch->jumped_nu[j] = 0;
-    } else if (watch->asked_ns[j] &&
-               llabs(step_nu) > reach_nu(servo, j, reading->done_ns - watch->asked_ns[j])) {
-        watch->jumped_nu[j] += step_nu;
-        servo->now.counters.encoder_jumps[j]++;
-    }
+    if (!(arm->powered & 1u << j)) /* a hand may turn it faster, and nothing is driven by it */
+        watch->jumped_nu[j] = watch->pace_nu[j] = watch->aside_nu[j] = 0;
+    else if (watch->asked_ns[j])
+        take_step(servo, j, reading);
     watch->position_nu[j] = arm->position_nu[j];
     watch->asked_ns[j] = reading->asked_ns;
     if (arm->status[j] & VLAD_STATUS_ENCODER)
         return true;
-    if (llabs(watch->jumped_nu[j]) > reach_nu(servo, j, servo->config.period_ns))
+    if (llabs(watch->jumped_nu[j]) > reach(servo, j, servo->config.period_ns))
         return true;
     watch->jumped_nu[j] = 0;
     return false;

@@ -164,7 +164,7 @@ FAULTS: tuple[Fault, ...] = (
           clear_after_ms=2000, react_ms=200, rest_ms=550, bound="of HOLD"),
     Fault(23, "servo_encoder", "Encoder error or impossible position", HOLD,
           "status bit; a step that no servo turns (2 v_max, or its no-load speed) in the time since that joint's last good answer",
-          "HOLD of all joints, latch; what it jumped by and has not jumped back after 100 ms is a lie, however it reads: torque off for that joint only, the others hold, and its reading is no command; `clear` works once all torque is off (`limp`) and its operator has seen to it",
+          "HOLD of all joints, latch; what it jumped by and has not jumped back after 100 ms (to where its pace would have brought it, in one tick) is a lie, however it reads: torque off for that joint only, the others hold, and its reading is no command; `clear` works once all torque is off (`limp`) and its operator has seen to it",
           "a joint's reading jumps (`encoder_jump`)", latch=True, clear_after_ms=1000, react_ms=20, rest_ms=350,
           bound="the lying joint is limp after 120 ms"),
     Fault(24, "servo_deadline_missed", "Servo loop late", HOLD,

@@ -293,6 +293,60 @@ static void test_small_jumps(void)
     }
 }
 
+/* Joint 1 turns at pace_nu a tick, and n of its readings are off by off_nu; `missing` answers before the
+ * first good one. How many ticks its encoder was doubted. */
+static int doubted(int64_t pace_nu, int64_t off_nu, int n, int missing)
+{
+    int doubts = 0;
+
+    fresh();
+    rig.config.following_nu = 0;
+    for (int i = 0; i < 30; i++) {
+        rig.now.arm.answered = i >= 5 + n && i < 5 + n + missing ? ALL & ~2u : ALL;
+        if (rig.now.arm.answered == ALL)
+            rig.now.arm.position_nu[1] = i * pace_nu + (i >= 5 && i < 5 + n ? off_nu : 0);
+        truth(TICK);
+        doubts += own[VLAD_F_SERVO_ENCODER] == VLAD_HOLD;
+    }
+    return doubts;
+}
+
+/* A reading that is off by any more than a servo turns, and then is where it would be without that, was odd:
+ * the joint holds. Neither way need not be further than a servo turns. */
+static void test_odd_readings(void)
+{
+    int64_t reach_nu = NO_LOAD / 100 + SLACK;
+
+    for (int sign = -1; sign <= 1; sign += 2)
+        for (int64_t pace_nu = -SPEED_NU_S / 100; pace_nu <= SPEED_NU_S / 100; pace_nu += SPEED_NU_S / 100)
+            for (int64_t off_nu = reach_nu + 1; off_nu < 4 * reach_nu; off_nu += UNIT_NU)
+                for (int n = 1; n < 9; n++) {
+                    bool seen_at_once = llabs(sign * off_nu + pace_nu) > reach_nu;
+
+                    if (!seen_at_once && n > 1) /* it shows where the reading comes back: too late to tell */
+                        continue;
+                    CHECK_EQ(doubted(pace_nu, sign * off_nu, n, n % 2), seen_at_once ? n : 0);
+                    CHECK_EQ(rig.now.lying, 0);
+                    CHECK_EQ(rig.watch.jumped_nu[1], 0);
+                }
+    CHECK_EQ(doubted(0, reach_nu + 1, 1, 1), 1);
+    doubted(0, reach_nu + 1, 1, 2); /* nobody saw what it did meanwhile */
+    CHECK_EQ(rig.now.lying, 2);
+    for (int over = 0; over < 2; over++) /* back means back: to a quarter of that */
+        for (int sign = -1; sign <= 1; sign += 2) {
+            fresh();
+            rig.config.following_nu = 0;
+            truths(2);
+            rig.now.arm.position_nu[1] = sign * (reach_nu + 5);
+            truth(TICK);
+            rig.now.arm.position_nu[1] = sign * (reach_nu / 4 + over);
+            truth(TICK);
+            CHECK_EQ(own[VLAD_F_SERVO_ENCODER], over ? VLAD_HOLD : VLAD_NONE);
+            truths(10);
+            CHECK_EQ(rig.now.lying, over ? 2 : 0);
+        }
+}
+
 static int torque_events(int64_t mask)
 {
     struct vlad_event event;
@@ -697,6 +751,7 @@ int main(void)
     test_every_volt();
     test_one_good_reading();
     test_supply_as_found();
+    test_a_step_is_no_slope();
     test_brown_out_bounds();
     test_limits_as_found();
     test_reach();
