@@ -7,6 +7,7 @@
 #define CRITICAL_PERMILLE 250
 #define SAG_PERMILLE 75           /* row 45: below this a slope counts .. */
 #define SAG_AHEAD_NS VLAD_NS_PER_S /* .. that reaches the critical voltage within this time */
+#define SAG_STEP_MV 100           /* what a servo reports in: more at once is no slope */
 #define SAG_HOLD 5                /* ticks in a row */
 #define SAG_PARK 40               /* the arm has stopped, so it was not its own current */
 #define OVERLOAD_PERMILLE 500     /* row 20: torque limit of the joint afterwards */
@@ -65,6 +66,22 @@ static void take_nominal(struct vlad_servo *servo)
     servo->now.supply_mv = most_mv;
 }
 
+/* How far the mean fell since the oldest of the window, apart from its steepest two ticks: a load that is
+ * switched on takes it down at once, and there it stays. Two, because such a step may fall into a reading. */
+static int64_t fallen(const struct vlad_sag *sag, int oldest, int64_t mean_mv)
+{
+    int64_t steepest_mv = 0;
+
+    for (int i = 0; i < VLAD_SAG_TICKS; i++) {
+        int64_t after_mv = i + 2 < VLAD_SAG_TICKS
+                               ? sag->mean_mv[(oldest + i + 2) % VLAD_SAG_TICKS] : mean_mv;
+        int64_t fall_mv = sag->mean_mv[(oldest + i) % VLAD_SAG_TICKS] - after_mv;
+
+        steepest_mv = fall_mv > steepest_mv ? fall_mv : steepest_mv;
+    }
+    return sag->mean_mv[oldest] - mean_mv - (steepest_mv > SAG_STEP_MV ? steepest_mv : 0);
+}
+
 /* Row 45: the mean voltage falls so fast that the critical one is near. */
 static void check_sag(struct vlad_servo *servo, uint8_t *own)
 {
@@ -81,7 +98,7 @@ static void check_sag(struct vlad_servo *servo, uint8_t *own)
     mean_mv /= n;
     ahead_mv = mean_mv;
     if (sag->n >= VLAD_SAG_TICKS && arm->t_ns - sag->t_ns[at] >= VLAD_NS_PER_MS)
-        ahead_mv += (mean_mv - sag->mean_mv[at]) * SAG_AHEAD_NS / (arm->t_ns - sag->t_ns[at]);
+        ahead_mv -= fallen(sag, at, mean_mv) * SAG_AHEAD_NS / (arm->t_ns - sag->t_ns[at]);
     sag->t_ns[at] = arm->t_ns;
     sag->mean_mv[at] = mean_mv;
     sag->n++;

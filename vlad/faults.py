@@ -241,7 +241,7 @@ FAULTS: tuple[Fault, ...] = (
           "latch, and the bus is given up; once every servo answers again it is read anew what holds them, nothing is written, and torque stays off until somebody engages; servos that come back with torque never lost it: they are left holding",
           "the simulated supply is cut (`cut_supply`)", latch=True, clear_after_ms=500, react_ms=50, bound="no torque"),
     Fault(45, "brown_out", "Supply sags", PARK,
-          "mean voltage of all servos more than 7.5 % below nominal and, at the slope of the last 160 ms, 25 % below it within 1 s",
+          "mean voltage of all servos more than 7.5 % below nominal and, at the slope of the last 160 ms, 25 % below it within 1 s; more than 100 mV within 20 ms is a step, which a load makes, and no part of that slope",
           "HOLD; PARK and latch when it goes on falling 400 ms later, so that it is not the arm's own current",
           "a falling supply (`voltage`)", latch=True, clear_after_ms=5000, react_ms=200, rest_ms=5000),
     Fault(46, "unexpected_initial_pose", "First chunk starts elsewhere", HOLD,

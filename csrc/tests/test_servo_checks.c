@@ -130,31 +130,65 @@ static void test_supply_as_found(void)
     CHECK_EQ(rig.now.supply_mv, 0);
 }
 
-/* Sixteen readings of `before`, then `after`: the reaction to the fifth of those, and of `more`. */
-static void sag(int32_t before_mv, const int32_t *after_mv, enum vlad_reaction expected)
+/* Whether readings that fall evenly from `before` to `after` (each joint's) within a window count. */
+static void sag(int32_t before_mv, const int32_t *after_mv, int counts)
 {
     fresh();
-    set_voltage(before_mv);
-    health(VLAD_SAG_TICKS);
+    for (int i = 0; i < VLAD_SAG_TICKS; i++) {
+        set_voltage(before_mv - (before_mv - after_mv[0]) * i / VLAD_SAG_TICKS);
+        health(1);
+    }
     CHECK_EQ(own[VLAD_F_BROWN_OUT], VLAD_NONE);
+    rig.sag.run = 0;
     for (int j = 0; j < JOINTS; j++)
         rig.now.arm.voltage_mv[j] = after_mv[j];
-    health(4);
-    CHECK_EQ(own[VLAD_F_BROWN_OUT], VLAD_NONE);
     health(1);
-    CHECK_EQ(own[VLAD_F_BROWN_OUT], expected);
-    health(11);
-    CHECK_EQ(own[VLAD_F_BROWN_OUT], expected);
-    health(1); /* it has stayed there for as long as it takes to see a slope */
-    CHECK_EQ(own[VLAD_F_BROWN_OUT], VLAD_NONE);
+    CHECK_EQ(rig.sag.run, counts);
+}
+
+/* What the mean does at once, by a step of any height or by two in a row, is no slope, wherever it then
+ * stays, and before and after it as well as without it. */
+static void test_a_step_is_no_slope(void)
+{
+    for (int32_t to_mv = 7300; to_mv > 5600; to_mv -= 50)
+        for (int between = 0; between < 3; between++) {
+            fresh();
+            health(VLAD_SAG_TICKS);
+            set_voltage(between == 2 ? 7400 : (7400 * between + to_mv * (2 - between)) / 2);
+            health(1);
+            set_voltage(to_mv);
+            for (int i = 0; i < 60; i++) {
+                health(1);
+                CHECK_EQ(own[VLAD_F_BROWN_OUT], VLAD_NONE);
+                CHECK_EQ(rig.sag.run, 0);
+            }
+        }
+    fresh(); /* 1 V at once, and then a slope: as if it had begun there */
+    health(VLAD_SAG_TICKS);
+    for (int i = 1; i <= 20; i++) {
+        set_voltage(6600 - 15 * i);
+        health(1);
+        CHECK_EQ(own[VLAD_F_BROWN_OUT], i >= 16 ? VLAD_HOLD : VLAD_NONE);
+    }
 }
 
 static void test_brown_out_bounds(void)
 {
-    sag(7400, (const int32_t[]){ 6845, 6845, 6845 }, VLAD_NONE); /* 7.5 % below */
-    sag(7400, (const int32_t[]){ 6845, 6845, 6844 }, VLAD_HOLD); /* the mean, rounded down */
-    sag(7000, (const int32_t[]){ 6800, 6800, 6800 }, VLAD_NONE); /* 5.55 V in a second */
-    sag(6999, (const int32_t[]){ 6799, 6799, 6799 }, VLAD_HOLD);
+    sag(7400, (const int32_t[]){ 6845, 6845, 6845 }, 0); /* 7.5 % below */
+    sag(7400, (const int32_t[]){ 6845, 6845, 6844 }, 1); /* the mean, rounded down */
+    sag(7000, (const int32_t[]){ 6800, 6800, 6800 }, 0); /* 5.55 V in a second */
+    sag(6999, (const int32_t[]){ 6799, 6799, 6799 }, 1);
+    for (int every = 1; every <= 8; every++) { /* what a servo reports goes down by 100 mV at a time */
+        int held = 0;
+
+        fresh();
+        for (int i = 0; i < 120 && !held; i++) {
+            set_voltage(7400 - 100 * (i / every));
+            health(1);
+            held = own[VLAD_F_BROWN_OUT] >= VLAD_HOLD ? i : 0;
+        }
+        CHECK(held > 0 && held <= 6 * every + 20); /* 6.8 V is the first below 7.5 % */
+    }
 
     fresh();
     set_voltage(5000); /* low, but it does not fall: row 22 */
@@ -177,7 +211,7 @@ static void test_brown_out_bounds(void)
     for (int step_ns = 0; step_ns <= 62500; step_ns += 62499) { /* 1 ms of slope is the least */
         fresh();
         for (int i = 0; i < VLAD_SAG_TICKS + 5; i++) {
-            set_voltage(i < VLAD_SAG_TICKS ? 7400 : 6000);
+            set_voltage(7400 - 60 * i);
             now_ns += (step_ns == 62499 ? 62500 : step_ns) - TICK;
             health(1);
         }
@@ -756,6 +790,7 @@ int main(void)
     test_limits_as_found();
     test_reach();
     test_small_jumps();
+    test_odd_readings();
     test_liars();
     test_goals_lost();
     test_following_limit();
