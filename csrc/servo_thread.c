@@ -53,11 +53,11 @@ static void *run(void *ctx)
     sem_post(&start->placed); /* `start` is gone from here on */
     due_ns = vlad_clock_now_ns() + servo->config.period_ns;
     while (atomic_load_explicit(&servo->running, memory_order_acquire)) {
-        int64_t now_ns;
+        int64_t now_ns, unsure_ns;
 
         sleep_until(due_ns);
         now_ns = vlad_clock_now_ns();
-        vlad_servo_slept(servo, vlad_clock_slept_ns());
+        vlad_servo_slept(servo, vlad_clock_slept_ns(vlad_clock_read_ns, &unsure_ns));
         vlad_servo_tick(servo, now_ns, now_ns - due_ns);
         due_ns = next_period(servo, due_ns, vlad_clock_now_ns());
     }
@@ -81,12 +81,15 @@ void vlad_servo_simulate(struct vlad_servo *servo, struct vlad_memory_arm *arm, 
 int vlad_servo_start(struct vlad_servo *servo, int priority, int cpu, char *reason, int reason_size)
 {
     struct start start = { .servo = servo, .priority = priority, .cpu = cpu };
+    int64_t unsure_ns;
     int rc;
 
     vlad_rt_lock_process(&vlad_rt_posix, &start.report.lock_all);
     vlad_rt_lock_memory(&vlad_rt_posix, servo, sizeof *servo, &start.report.lock_memory);
     sem_init(&start.placed, 0, 0);
-    servo->slept_seen_ns = vlad_clock_slept_ns(); /* before the daemon started is no fault */
+    /* Before the daemon started is no fault: here the most that it can be, in a tick the least. */
+    servo->slept_seen_ns = vlad_clock_slept_ns(vlad_clock_read_ns, &unsure_ns);
+    servo->slept_seen_ns += unsure_ns;
     atomic_store_explicit(&servo->running, 1, memory_order_release);
     rc = pthread_create(&servo->thread, NULL, run, &start);
     if (rc == 0)
