@@ -132,9 +132,9 @@ class Daemon:
         self.throttling = Throttling(board.thermal_zone, board.throttle_c, board.critical_c)
         self.disk = Disk([*written_directories(), *self.flight.directories], log_counters)
         self.surroundings = Surroundings(
-            self.servo, {"memory": self.memory, "throttling": self.throttling})
+            self.servo, {"memory": self.memory, "throttling": self.throttling, "disk": self.disk})
         self.files = Surroundings(
-            self.servo, {"calibration": self.calibration_file, "disk": self.disk})
+            self.servo, {"calibration": self.calibration_file}, look=self.disk.look)
         policy = config.policy
         self.progress = Progress(self.joint_names, policy.episode_timeout_s, policy.no_progress_s)
         self.capture = Capture(

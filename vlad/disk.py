@@ -9,14 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from vlad.faults import BY_NAME
 
 STALLED_MS = 1000
+LOOK_LATE_NS = 2_000_000_000  # so long after the last look the disk hangs
 REMEMBER_NS = 5_000_000_000  # a log that has nothing to say proves no room
 
 
 class Disk:
     """directories: that vlad writes to. log_counters: those of LogWriter.counters().
 
+    `look` may wait for a disk, and is called again and again on a thread that does; `poll` only judges.
     level "warn" while a write of the log fails for the disk's sake or takes over a second, lines are
-    dropped, or a directory has no space left or cannot be written.
+    dropped, a directory has no space left or cannot be written, or the last look is over 2 s ago.
     """
 
     fault = BY_NAME["disk_full"].id
@@ -24,16 +26,26 @@ class Disk:
     def __init__(self, directories: Sequence[str], log_counters: Callable[[], Mapping[str, int]]) -> None:
         self._directories = tuple(directories)
         self._log_counters = log_counters
+        self._looked: tuple[int, list[str]] | None = None  # when, what was found
         self._before: dict[str, int] = {}
         self._of_log_before = (-REMEMBER_NS, "")  # when, what
         self.problem = ""
 
+    def look(self, now_ns: int) -> None:
+        self._looked = now_ns, self.of_directories()
+
     def poll(self, now_ns: int) -> str:
+        if self._looked is None:
+            self._looked = now_ns, []
+        looked_ns, of_directories = self._looked
+        late_ns = now_ns - looked_ns
         if found := "; ".join(self._of_log()):
             self._of_log_before = (now_ns, found)
         seen_ns, of_log = self._of_log_before
         recent = [of_log] if of_log and now_ns - seen_ns < REMEMBER_NS else []
-        self.problem = "; ".join([*recent, *self._of_directories()])
+        if late_ns > LOOK_LATE_NS:
+            of_directories = [f"a disk has not answered for {late_ns / 1e9:.1f} s"]
+        self.problem = "; ".join([*recent, *of_directories])
         return "warn" if self.problem else "none"
 
     def _of_log(self) -> list[str]:
@@ -48,7 +60,7 @@ class Disk:
             problems.append(f"a write of the log takes {now['stalled_ms'] / 1000:.0f} s already")
         return problems
 
-    def _of_directories(self) -> list[str]:
+    def of_directories(self) -> list[str]:
         problems = []
         for directory in self._directories:
             try:

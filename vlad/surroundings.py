@@ -3,7 +3,7 @@ file may wait for a disk, and neither what moves the arm nor the look at heat an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import structlog
@@ -29,15 +29,21 @@ class Watch(Protocol):
 
 
 class Surroundings:
-    """The body of a stage that polls every watch and holds its fault at its level."""
+    """The body of a stage that polls every watch and holds its fault at its level.
 
-    def __init__(self, servo: Servo, watches: Mapping[str, Watch]) -> None:
+    look: called first in every round; what it is late by, a watch of another thread may judge.
+    """
+
+    def __init__(self, servo: Servo, watches: Mapping[str, Watch],
+                 look: Callable[[int], None] = lambda now: None) -> None:
+        self._look = look
         self._servo = servo
         self._watches = dict(watches)
         self._levels: dict[str, str] = {}
         self._log = structlog.get_logger("vlad.surroundings")
 
     def poll(self, now: int) -> None:
+        self._look(now)
         for name, watch in self._watches.items():
             level = watch.poll(now)
             if level == self._levels.get(name, "none"):

@@ -23,13 +23,13 @@ from tests.conftest import CHUNK, PERIOD_NS, sweep, sweep_policy
 from tests.daemons import ScriptedPolicy, engage, wait_for
 from tests.survival import Survival, stop_times
 from vlad import log
-from vlad.disk import Disk
+from vlad.disk import LOOK_LATE_NS, Disk
 from vlad.errors import Refused
 from vlad.faults import BY_NAME
 from vlad.memory_pressure import MemoryPressure, own_cgroup
 from vlad.progress import Progress
 from vlad.scheduler import SchedulerConfig
-from vlad.servo import MS, ServoConfig
+from vlad.servo import MS, ServoConfig, now_ns
 from vlad.simulation import Simulation
 from vlad.surroundings import POLL_S, Surroundings, Watch
 from vlad.throttling import Throttling
@@ -443,13 +443,56 @@ def full_tmpfs() -> Iterator[Path]:
 def test_f34_a_full_directory(survival: Survival) -> None:
     with full_tmpfs() as directory:
         disk = Disk([str(directory)], dict)
+        disk.look(0)
         assert disk.poll(0) == "warn" and disk.problem == f"{directory} is full"
         (directory / "fill").unlink()
+        disk.look(1)
         assert disk.poll(1) == "none" and disk.problem == ""
         subprocess.run(["mount", "-o", "remount,ro", str(directory)], check=True)
+        disk.look(2)
         assert disk.poll(2) == "warn" and disk.problem == f"{directory} is read-only"
-    assert Disk(["/nowhere/at/all"], dict).poll(0) == "warn"
+    missing = Disk(["/nowhere/at/all"], dict)
+    missing.look(0)
+    assert missing.poll(0) == "warn"
     survival(34, note="a full and a read-only tmpfs: WARN")
+
+
+@pytest.mark.fault(34)
+@pytest.mark.parametrize("first", [False, True])
+def test_f34_a_look_that_does_not_return(first: bool) -> None:
+    """Also the very first one."""
+    disk = Disk([], dict)
+    if not first:
+        disk.look(0)
+    assert disk.poll(0) == "none" and disk.poll(LOOK_LATE_NS) == "none" and disk.problem == ""
+    assert disk.poll(LOOK_LATE_NS + 1) == "warn" and "has not answered for 2.0 s" in disk.problem
+    disk.look(9 * S)
+    assert disk.poll(9 * S) == "none" and disk.problem == ""
+
+
+@pytest.mark.fault(34)
+@pytest.mark.parametrize("what", ["directory", "calibration file"])
+def test_f34_a_disk_that_hangs(sim: simulator.Simulator, tmp_path: Path, what: str,
+                               survival: Survival) -> None:
+    """Whatever of it hangs, and in whatever call: nothing that decides waits for it."""
+    config = daemons.config_for(sim, tmp_path)
+    with daemons.running(config) as daemon:
+        hang = threading.Event()
+        began_ns = now_ns()
+        if what == "directory":
+            daemon.disk.of_directories = lambda: [] if hang.wait(60) else ["no"]  # type: ignore[method-assign]
+        else:
+            daemon.calibration_file.poll = lambda now: "none" if hang.wait(60) else "no"  # type: ignore[method-assign]
+        wait_for(lambda: "disk_full" in [f["name"] for f in daemon.status()["faults"]], 20)
+        after_ms = (now_ns() - began_ns) / MS
+        assert "has not answered" in daemon.status()["problems"]["disk"]
+        with pytest.raises(Refused, match="the disk is in trouble"):
+            daemon.load("/some/bundle")
+        assert [f["reaction"] for f in daemon.status()["faults"] if f["name"] == "disk_full"] == ["warn"]
+        hang.set()
+        wait_for(lambda: not daemon.status()["problems"], 20)
+    survival(34, react_ms=0, clock="machine",
+             note=f"a {what} that does not answer: WARN after {after_ms / 1e3:.1f} s")
 
 
 @contextlib.contextmanager
