@@ -24,7 +24,7 @@ from vlad.errors import Refused
 from vlad.flight_directory import FlightDirectory
 from vlad.flight_fields import FlightError
 from vlad.flight_file import About, picture
-from vlad.flight_memory import FlightMemory, recover, sizes_for
+from vlad.flight_memory import FlightMemory, Unreadable, recover, sizes_for
 from vlad.flight_schemas import stamp
 from vlad.servo import Servo, now_ns
 
@@ -79,7 +79,7 @@ class FlightRecorder:
         self._directory = FlightDirectory(Path(config.directory), config.max_files, config.max_mb << 20)
         self._log = structlog.get_logger("vlad.flight")
         self._counts = {"written": 0, "failed": 0, "postponed": 0, "same_episode": 0, "recovered": 0,
-                        "notes_refused": 0, "pictures_failed": 0}  # fmt: skip
+                        "kept": 0, "replaced": 0, "notes_refused": 0, "pictures_failed": 0}  # fmt: skip
         self._error = ""
         self._lock = threading.Lock()  # the ring of notes has one writer at a time; the wishes
         self._wishes: list[_Wish] = []
@@ -261,27 +261,43 @@ class FlightRecorder:
         try:
             if recover(memory) is None:
                 return aside if aside.exists() else None
-            os.replace(memory, aside)
-        except (OSError, FlightError) as error:
+        except Unreadable:
+            pass  # kept as it is
+        except FlightError as error:
             self._log.warning("flight_crash", reason=str(error))
+            return aside if aside.exists() else None
+        try:
+            replaced = aside.exists()
+            os.replace(memory, aside)
+        except OSError as error:
+            self._log.warning("flight_crash", reason=f"{memory}: {error.strerror}")
             return None
+        if replaced:
+            self._counts["replaced"] += 1
+            self._log.error("flight_crash_replaced", path=str(aside),
+                            advice="it was never written: look at flight.directory")
         return aside
 
     def _recover(self, left: Path) -> None:
         try:
-            found = recover(left)
-            if found is None:
-                return
-            about = msgspec.structs.replace(found[0], reason="crash", written_ns=now_ns())
-            path = self._directory.write("crash", about, found[1])
+            try:
+                found = recover(left)
+                if found is None:
+                    return
+            except Unreadable as error:
+                path = self._directory.keep(left, "crash")
+                self._counts["kept"] += 1
+                self._log.error("flight_kept", path=str(path), reason=str(error))
+            else:
+                about = msgspec.structs.replace(found[0], reason="crash", written_ns=now_ns())
+                path = self._directory.write("crash", about, found[1])
+                self._counts["recovered"] += 1
+                self._log.warning("flight_recovered", path=str(path))
             os.unlink(left)
         except Exception as error:  # likewise; systemd would start it again, to the same end
             self._counts["failed"] += 1
             self._error = f"after a crash: {left}: {_why(error)}"
             self._log.error("flight_not_recovered", path=str(left), error=_why(error))
-            return
-        self._counts["recovered"] += 1
-        self._log.warning("flight_recovered", path=str(path))
 
     def status(self) -> dict[str, Any]:
         """Counters, the newest error, and how full the rings are."""

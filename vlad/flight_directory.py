@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vlad.flight_fields import Record
 from vlad.flight_file import About, write
 
-NAME = re.compile(r"flight-(\d{6,9})-[a-z0-9_]{1,40}\.mcap(\.part)?\Z")
+NAME = re.compile(r"flight-(\d{6,9})-[a-z0-9_]{1,40}\.(mcap|ring)(\.part)?\Z")
 
 
 class FlightDirectory:
@@ -32,15 +33,22 @@ class FlightDirectory:
 
     def write(self, reason: str, about: About, records: Sequence[Record]) -> Path:
         """One file more. OSError."""
+        return self._add(reason, "mcap", lambda path: write(path, about, records))
+
+    def keep(self, left: Path, reason: str) -> Path:
+        """A memory of a flight record that this version cannot read, as it is, for the one that can. OSError."""
+        return self._add(reason, "ring", lambda path: _copy(left, path))
+
+    def _add(self, reason: str, suffix: str, write_to: Callable[[Path], object]) -> Path:
         self.path.mkdir(mode=0o700, exist_ok=True)
         found = self._found()
         for part in [p for _, p in found if p.suffix == ".part"]:
             part.unlink()  # of a process that died while it wrote
         number = max((n for n, _ in found), default=0) + 1
         word = re.sub(r"[^a-z0-9_]+", "_", reason.lower())[:40] or "unknown"
-        path = self.path / f"flight-{number:06d}-{word}.mcap"
+        path = self.path / f"flight-{number:06d}-{word}.{suffix}"
         self._remove_down_to(self._max_files - 1)
-        write(path, about, records)
+        write_to(path)
         self._remove_down_to(self._max_files)
         return path
 
@@ -58,3 +66,14 @@ class FlightDirectory:
             total -= oldest.stat().st_size
             oldest.unlink()
             self.removed += 1
+
+
+def _copy(left: Path, path: Path) -> None:
+    """A whole file or none. OSError."""
+    part = path.with_name(f"{path.name}.part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "wb") as out, left.open("rb") as memory:
+        shutil.copyfileobj(memory, out)
+        out.flush()
+        os.fsync(out.fileno())
+    os.rename(part, path)

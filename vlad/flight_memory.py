@@ -36,6 +36,10 @@ MEMORY_FILE_SYSTEMS = frozenset(("tmpfs", "ramfs"))
 LAYOUT = zlib.crc32(repr((FIELDS, SIZES)).encode())  # what the bytes mean; another build's may differ
 
 
+class Unreadable(FlightError):
+    """The memory of a flight record, but of another version or damaged: worth keeping."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """Bytes of the three rings."""
@@ -151,7 +155,7 @@ def file_system(directory: Path) -> str:
 def recover(path: Path) -> tuple[About, list[Record]] | None:
     """What a process that has died left at `path`; None when there is nothing or its process lives.
 
-    FlightError for a file that is no such memory, or of another build.
+    FlightError for a file that is no such memory, Unreadable for one of another version or a damaged one.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -180,9 +184,9 @@ def _parse(path: Path, data: bytes) -> tuple[About, list[Record]]:
         raise FlightError(f"{path}: no memory of a flight record")
     _, layout, _, about_size, _, *rings = HEAD.unpack_from(data)
     if layout != LAYOUT:
-        raise FlightError(f"{path}: left by another version of vlad: read it with that one")
+        raise Unreadable(f"{path}: left by another version of vlad: read it with that one")
     if about_size > RINGS_AT - ABOUT_AT or RINGS_AT + sum(rings) != len(data) or any(r % 8 for r in rings):
-        raise FlightError(f"{path}: a damaged memory of a flight record")
+        raise Unreadable(f"{path}: a damaged memory of a flight record")
     try:
         about = msgspec.json.decode(data[ABOUT_AT : ABOUT_AT + about_size], type=About)
         out: list[Record] = []
@@ -191,5 +195,5 @@ def _parse(path: Path, data: bytes) -> tuple[About, list[Record]]:
             out += records(snapshot(view[at : at + size]))
             at += size
     except (ValueError, msgspec.DecodeError) as error:
-        raise FlightError(f"{path}: damaged: {error}") from error
+        raise Unreadable(f"{path}: damaged: {error}") from error
     return about, out

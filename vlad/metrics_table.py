@@ -257,6 +257,8 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             "postponed": ("Files that waited because another had just been written", ""),
             "same_episode": ("Faults of an episode that has its file already", ""),
             "recovered": ("Files made of what a killed daemon had left", "rises: the daemon was killed"),
+            "kept": ("Memories of a killed daemon that this version cannot read, kept as they are", "rises: `vlad flight recover` of the version that left it"),
+            "replaced": ("Memories of a killed daemon that the next one's took the place of", "rises: files could not be written after the first"),
             "removed": ("Old files that gave way", ""),
             "refused": ("Records too large for their ring", "above 0"),
             "notes_refused": ("Notes too large for their ring", "above 0"),

@@ -391,6 +391,54 @@ def test_f28_what_a_killed_process_leaves_is_read_by_the_next(
     assert after.status()["recovered"] == 1 and list(in_memory.iterdir()) == []
 
 
+@pytest.mark.fault(28)
+@pytest.mark.parametrize("spoil", ["another version", "damaged", "unreadable about"])
+def test_f28_what_cannot_be_read_is_kept_as_it_is(
+    fly: Any, in_memory: Path, tmp_path: Path, spoil: str
+) -> None:
+    """After an upgrade that followed a crash, say."""
+    left = in_memory / "ring"
+    flown = fly(memory=left)
+    go(flown, 1)
+    image = bytearray(left.read_bytes())
+    flown.recorder.stop()
+    at = {"another version": 8, "damaged": 16, "unreadable about": flight_memory.ABOUT_AT}[spoil]
+    image[at] ^= 0xFF
+    left.write_bytes(image)
+    after = fly(memory=left)
+    after.recorder.start()
+    assert after.status()["survives_crash"]
+    after.recorder.stop()
+    kept = after.directory / "flight-000001-crash.ring"
+    assert list(after.directory.iterdir()) == [kept] and kept.read_bytes() == image
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert after.status()["kept"] == 1 and after.status()["recovered"] == 0
+    assert list(in_memory.iterdir()) == []
+    left.write_bytes(b"x" * len(image))  # no memory of a record: nobody misses it
+    last = fly(memory=left)
+    last.recorder.start()
+    last.recorder.stop()
+    assert list(last.directory.iterdir()) == [kept] and last.status()["kept"] == 0
+
+
+@pytest.mark.fault(28)
+def test_f28_a_second_crash_before_the_first_was_written_is_counted(
+    fly: Any, in_memory: Path, tmp_path: Path
+) -> None:
+    left = in_memory / "ring"
+    flown = fly(memory=left)
+    go(flown, 1)
+    image = left.read_bytes()
+    flown.recorder.stop()
+    left.write_bytes(image)
+    (in_memory / "ring.crashed").write_bytes(b"older")
+    after = fly(memory=left)
+    assert after.status()["replaced"] == 1 and (in_memory / "ring.crashed").read_bytes() == image
+    after.recorder.start()
+    after.recorder.stop()
+    assert after.status()["recovered"] == 1
+
+
 @pytest.mark.fault(26)
 def test_f26_no_record_ends_its_thread_however_it_fails(
     fly: Any, in_memory: Path, monkeypatch: pytest.MonkeyPatch
