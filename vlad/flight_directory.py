@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from vlad.flight_fields import Record
 from vlad.flight_file import About, write
+from vlad.servo import now_ns
+
+WAIT_S = 3.0  # for another process; less than whoever asks for a dump waits
 
 NAME = re.compile(r"flight-(\d{6,9})-[a-z0-9_]{1,40}\.(mcap|ring)(\.part)?\Z")
 
@@ -41,16 +48,35 @@ class FlightDirectory:
 
     def _add(self, reason: str, suffix: str, write_to: Callable[[Path], object]) -> Path:
         self.path.mkdir(mode=0o700, exist_ok=True)
-        found = self._found()
-        for part in [p for _, p in found if p.suffix == ".part"]:
-            part.unlink()  # of a process that died while it wrote
-        number = max((n for n, _ in found), default=0) + 1
-        word = re.sub(r"[^a-z0-9_]+", "_", reason.lower())[:40] or "unknown"
-        path = self.path / f"flight-{number:06d}-{word}.{suffix}"
-        self._remove_down_to(self._max_files - 1)
-        write_to(path)
-        self._remove_down_to(self._max_files)
+        with self._alone():
+            found = self._found()
+            for part in [p for _, p in found if p.suffix == ".part"]:
+                part.unlink()  # of a process that died while it wrote
+            number = max((n for n, _ in found), default=0) + 1
+            word = re.sub(r"[^a-z0-9_]+", "_", reason.lower())[:40] or "unknown"
+            path = self.path / f"flight-{number:06d}-{word}.{suffix}"
+            self._remove_down_to(self._max_files - 1)
+            write_to(path)
+            self._remove_down_to(self._max_files)
         return path
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Of all processes that write there: the kernel lets go of what a dead one held. OSError."""
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        end_ns = now_ns() + int(WAIT_S * 1e9)
+        try:
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if now_ns() > end_ns:
+                        raise OSError(errno.EBUSY, "another process writes there") from error
+                time.sleep(0.05)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _found(self) -> list[tuple[int, Path]]:
         """Records by number, oldest first."""

@@ -351,6 +351,34 @@ def test_the_directory_is_bounded_and_only_ours_give_way(fly: Any, monkeypatch: 
     assert sorted(p.name for p in flown.directory.iterdir()) == [names[-1], "notes.txt"]
 
 
+def test_two_daemons_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One writes after the other: no part file of a living process goes, and no name is taken twice."""
+    about = About(version="", board="", joints=(), servo={})
+    one, other = (flight_directory.FlightDirectory(tmp_path, 9, 1 << 20) for _ in range(2))
+    writing, go_on = threading.Event(), threading.Event()
+    real = flight_directory.write
+
+    def slow(path: Path, about: About, records: Any) -> int:
+        path.with_name(f"{path.name}.part").write_bytes(b"half")
+        writing.set()
+        assert go_on.wait(30)
+        return real(path, about, records)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(flight_directory, "write", slow)
+        first = threading.Thread(target=lambda: one.write("x", about, []))
+        first.start()
+        assert writing.wait(30)
+    monkeypatch.setattr(flight_directory, "WAIT_S", 0.1)
+    with pytest.raises(OSError, match="another process writes there"):
+        other.write("x", about, [])
+    assert [p.name for p in tmp_path.iterdir()] == ["flight-000001-x.mcap.part"]
+    go_on.set()
+    first.join(30)
+    assert other.write("x", about, []).name == "flight-000002-x.mcap"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["flight-000001-x.mcap", "flight-000002-x.mcap"]
+
+
 # --- a crash --------------------------------------------------------------------------------------
 
 
