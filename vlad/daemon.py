@@ -19,6 +19,7 @@ import structlog
 import vlad
 from vlad import hang, notify, own_process
 from vlad.arm_link import ArmLink
+from vlad.aside import run_aside
 from vlad.block_workers import workers_of
 from vlad.calibration_file import CalibrationFile
 from vlad.camera import open_camera
@@ -176,7 +177,8 @@ class Daemon:
     # --- life ------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Bus, cameras, threads and the configured policy. Raises VladError when one is not there."""
+        """Bus, cameras, threads and the configured policy. Raises VladError when one is not there; returns
+        early when it is to stop."""
         self.flight.start()
         self.link.connect()
         for eye in self.capture.eyes.values():
@@ -207,7 +209,9 @@ class Daemon:
         self._bound("servo", None, SERVO_BOUND_NS)
         self._refresh_refusals()
         if self.config.policy.bundle is not None:
-            self.load(str(self.config.policy.bundle))
+            bundle = str(self.config.policy.bundle)
+            if not run_aside(lambda: self.load(bundle), self._pause):
+                self._log.warning("stopped_while_loading", bundle=bundle)
 
     def _stage(self, name: str, heartbeat: str | None, placement: Any,
                body: Callable[[Stage], None]) -> Stage:
@@ -236,7 +240,8 @@ class Daemon:
 
     def run(self) -> int:
         """Supervises until SIGTERM, SIGINT, `stop()` or the death of a stage."""
-        self._notify.ready(f"{self.config.board.profile}: ready")
+        if not self._stop.is_set():
+            self._notify.ready(f"{self.config.board.profile}: ready")
         try:
             asleep_ns = now_ns()
             while not self._stop.wait(SUPERVISE_S):
@@ -249,6 +254,11 @@ class Daemon:
             self._stage_died("supervisor", error)
         self.shut_down()
         return self.exit_status
+
+    def _pause(self) -> bool:
+        """A round of supervision while a bundle is loaded at the start; True when it is to stop."""
+        self.supervise()
+        return self._stop.wait(SUPERVISE_S)
 
     def stop(self) -> None:
         self._stop.set()
@@ -428,6 +438,8 @@ class Daemon:
                 "load_check": loaded.check.reason, "rungs_ms": rungs_ms(loaded)}
 
     def _loading(self) -> None:
+        if self._stop.is_set():
+            raise Refused("vlad is stopping")
         self._notify.extend_timeout(60.0)
 
     def install(self, loaded: Loaded) -> None:

@@ -42,7 +42,7 @@ def run_daemon(argv: Sequence[str]) -> int:
         print(f"vlad run: {error}", file=sys.stderr)
         return 1
 
-    from vlad import config, daemon, log
+    from vlad import aside, config, daemon, log
 
     try:
         settings = config.load(options.config)
@@ -53,7 +53,7 @@ def run_daemon(argv: Sequence[str]) -> int:
         return config.EXIT_CONFIG
     writer = log.start(settings.log.level)
     try:
-        return daemon.run(
+        status = daemon.run(
             settings, mode=options.mode, socket=options.socket, log_counters=writer.counters
         )
     except ConfigError as error:
@@ -64,6 +64,9 @@ def run_daemon(argv: Sequence[str]) -> int:
         return 1
     finally:
         writer.stop()
+    if aside.left_behind():
+        os._exit(status)
+    return status
 
 
 def main(argv: Sequence[str] | None = None) -> int:

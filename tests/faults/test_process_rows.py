@@ -26,6 +26,7 @@ from tests.daemons import ScriptedPolicy, engage, wait_for
 from tests.pty_servos import joints
 from tests.survival import Survival
 from vlad import abi
+from vlad.cli import ask
 from vlad.control import Control
 from vlad.daemon import Daemon
 from vlad.safe_stop import write_state
@@ -273,6 +274,43 @@ def test_f30_a_park_that_takes_too_long_and_a_stage_that_hangs(
     assert all(sim.command("status")["torque"].values()), "not at the rest pose: it holds"
     survival(30, rest_ms=rest_ms, clock="machine",
              note=f"a park too slow and a stage that hangs: held, ended after {ended_s:.1f} s of 15")
+
+
+LOADING = """
+import sys, time
+from vlad import daemon, main
+
+daemon.load = lambda *bundle, **more: time.sleep(60)
+sys.exit(main.main(["run", "--config", sys.argv[1]]))
+"""
+
+
+@pytest.mark.fault(30)
+def test_f30_while_a_bundle_loads(sim: simulator.Simulator, tmp_path: Path, survival: Survival) -> None:
+    """The handler of a signal runs between two steps of the main thread: a load must not be one of them."""
+    sim.command("clear_all")
+    (tmp_path / "manifest.json").write_text("{}")
+    config = daemons.config_for(sim, tmp_path, extra=f'\n[policy]\nbundle = "{tmp_path}"\n')
+    said = tmp_path / "daemon.log"
+    with said.open("wb") as log:
+        daemon = subprocess.Popen([sys.executable, "-c", LOADING, str(config.path)], stdout=log, stderr=log,
+                                  cwd=ROOT, env={**os.environ, "RUNTIME_DIRECTORY": str(tmp_path)})
+    try:
+        wait_for(lambda: Path(config.control.socket).exists(), 30, "socket")
+        status = wait_for(lambda: ask(config.control.socket, "status", {}, 5.0), 30)
+        assert status["policy"] is None
+        wait_for(lambda: ask(config.control.socket, "status", {}, 5.0)["mode"] != "offline", 30)
+        time.sleep(1.0)
+        asked_ns = now_ns()
+        daemon.send_signal(signal.SIGTERM)
+        ended = daemon.wait(30)
+        ended_s = (now_ns() - asked_ns) / 1e9
+    finally:
+        daemon.kill()
+        daemon.wait()
+    assert ended == 0 and ended_s < 10, said.read_text()
+    assert "stopped_while_loading" in said.read_text()
+    survival(30, note=f"SIGTERM while a bundle loads: the process ended after {ended_s:.1f} s")
 
 
 # --- 43 -----------------------------------------------------------------------------------------
