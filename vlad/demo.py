@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import itertools
 import json
+import os
 import platform
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +39,7 @@ CONFIG = ROOT / "configs/so101-sim.toml"
 MOVED_TICKS = 100  # about 9 degrees: less is not "the arm moved"
 MAX_RESUMES = 5  # holds of a busy PC, each with its event
 ENGAGED_SHARE = 0.8  # of the time asked for: such a hold takes a second or two
+CAMERAS = "vlad-sim"  # prefix of the simulated cameras in CONFIG
 POLL_S = 0.05
 READY_S = 120.0
 
@@ -53,15 +58,57 @@ def main(argv: Sequence[str]) -> int:
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     started = now_ns()
-    bundle = options.bundle or build_bundle(out)
-    demo = Demo(options, out.resolve(), bundle.resolve())
     try:
-        with demo.running():
-            demo.drive(options.seconds)
+        with alone(out), tempfile.TemporaryDirectory(prefix="vlad-demo-") as private:  # mode 0700
+            bundle = options.bundle or build_bundle(out)
+            demo = Demo(options, out.resolve(), bundle.resolve(), Path(private))
+            with demo.running():
+                demo.drive(options.seconds)
+            return demo.conclude((now_ns() - started) / 1e9)
     except VladError as error:
         print(f"vlad demo: {error}\n  logs: {out}/daemon.log, {out}/sim.log", file=sys.stderr)
         return 1
-    return demo.conclude((now_ns() - started) / 1e9)
+
+
+@contextlib.contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """DeviceError while another demo writes there."""
+    descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise DeviceError(f"{out}: another demo writes there: give this one another --out") from None
+    finally:
+        os.close(descriptor)
+
+
+def private_config(path: Path, directory: Path, camera_prefix: str) -> Path:
+    """A copy of a configuration whose bus, sockets, flight records and cameras are this run's alone.
+
+    Raises ConfigError, as vlad.config.load() does for `path`.
+    """
+    configuration.load(path, machine=False)
+    given = tomllib.loads(path.read_text())
+    given["arm"] |= {"port": str(directory / "bus"),
+                     "calibration": str((path.parent / given["arm"]["calibration"]).resolve())}
+    given["control"] = given.get("control", {}) | {"socket": str(directory / "vlad.sock")}
+    given["flight"] = given.get("flight", {}) | {"directory": str(directory / "flight")}
+    given["flight"].pop("memory", None)
+    for camera in given.get("camera", []):
+        camera["source"] = camera["source"].replace(f"shm:{CAMERAS}-", f"shm:{camera_prefix}-", 1)
+    copy = directory / "vlad.toml"
+    copy.write_text("".join(f"{key} = {as_toml(value)}\n" for key, value in given.items()))
+    return copy
+
+
+def as_toml(value: object) -> str:
+    """Of what tomllib gives, dates apart."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(key)} = {as_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(as_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def build_bundle(out: Path) -> Path:
@@ -83,34 +130,36 @@ def build_bundle(out: Path) -> Path:
 
 
 class Demo:
-    """The two processes, the session with the daemon, and what was seen of it."""
+    """The two processes, the session with the daemon, and what was seen of it.
 
-    def __init__(self, options: argparse.Namespace, out: Path, bundle: Path) -> None:
+    private: a directory for this run alone.
+    """
+
+    def __init__(self, options: argparse.Namespace, out: Path, bundle: Path, private: Path) -> None:
         self.options = options
         self.out = out
         self.bundle = bundle
-        self.config = configuration.load(options.config, machine=False)
+        config = private_config(options.config, private, private.name)
+        self.config = configuration.load(config, machine=False)
         self.socket = Path(self.config.control.socket)
         self.recording = out / "bus.jsonl"
         me = [sys.executable, "-m", "vlad.main"]
         self.commands = {
             "sim": [*me, "sim", "--bus", self.config.arm.port, "--seed", str(options.seed),
-                    "--record", str(self.recording), "--faults", str(out / "sim.sock")],
-            "daemon": [*me, "run", "--config", str(options.config), "--socket", str(self.socket),
+                    "--record", str(self.recording), "--faults", str(private / "sim.sock"),
+                    "--camera-prefix", private.name],
+            "daemon": [*me, "run", "--config", str(config), "--socket", str(self.socket),
                        "--mode", options.mode, *(["--workers"] if options.workers else [])],
         }
         self.samples: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self.final: dict[str, Any] = {}
-        self.flights = self._flights()  # of earlier runs
         self.resumes = 0
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Both processes up and the daemon answering; both down again whatever happens."""
         self.recording.unlink(missing_ok=True)
-        for path in (self.socket, Path(self.config.arm.port)):
-            path.parent.mkdir(parents=True, exist_ok=True)
         processes: list[subprocess.Popen[bytes]] = []
         with contextlib.ExitStack() as stack:
             stack.callback(_end, processes)
@@ -262,15 +311,12 @@ class Demo:
             print(f"PROBLEM: {problem}", file=sys.stderr)
         return 1 if problems else 0
 
-    def _flights(self) -> set[Path]:
-        return set(Path(self.config.flight.directory).glob("*.mcap"))
-
     def _keep_flights(self) -> None:
-        """Copies of the flight records of this run, and of no other."""
+        """The flight records of this run, and of no other."""
         kept = self.out / "flight"
         shutil.rmtree(kept, ignore_errors=True)
         kept.mkdir()
-        for record in sorted(self._flights() - self.flights):
+        for record in sorted(Path(self.config.flight.directory).glob("*.mcap")):
             shutil.copy2(record, kept)
 
     def _problems(self, wire: Verdict) -> list[str]:

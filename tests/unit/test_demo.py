@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from vlad.demo import CONFIG, MAX_RESUMES, Demo, main
+from vlad import config as configuration
+from vlad.demo import CONFIG, MAX_RESUMES, Demo, alone, as_toml, main, private_config
 from vlad.wire_witness import Verdict
 
 SECONDS = 10.0
@@ -17,7 +19,7 @@ SECONDS = 10.0
 def demo(modes: list[str], tmp_path: Path, **final: Any) -> Demo:
     """A session of ten looks, one a second."""
     options = argparse.Namespace(config=CONFIG, seconds=SECONDS, mode="async", workers=False, seed=0, task=None)
-    it = Demo(options, tmp_path, tmp_path / "x.vlad")
+    it = Demo(options, tmp_path, tmp_path / "x.vlad", tmp_path)
     it.samples = [{"t_ns": k * 1_000_000_000, "mode": mode, "queue_depth": 0}
                   for k, mode in enumerate([*modes, "holding"])]
     it.final = {
@@ -89,3 +91,29 @@ def test_chunks_that_were_never_guided_are_a_problem(tmp_path: Path) -> None:
     assert ["guided" in problem for problem in it._problems(wire())] == [True]
     it.final["policy"]["rtc"] = None  # another aggregate
     assert it._problems(wire()) == []
+
+
+def test_two_demos_have_nothing_in_common(tmp_path: Path) -> None:
+    runs = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        config = configuration.load(private_config(CONFIG, tmp_path / name, name), machine=False)
+        runs.append({config.arm.port, config.control.socket, str(config.flight.directory),
+                     str(config.flight.memory), *(c.source for c in config.cameras)})
+    assert len(runs[0]) == 7 and not runs[0] & runs[1]
+    assert not any("vlad-sim" in path for run in runs for path in map(str, run))
+    shipped = configuration.load(CONFIG, machine=False)
+    assert shipped.joints == config.joints and shipped.servo == config.servo and shipped.board == config.board
+
+
+def test_one_directory_takes_one_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with alone(tmp_path):
+        assert main(["--out", str(tmp_path), "--bundle", str(tmp_path), "--seconds", "1"]) == 1
+    assert "another demo writes there: give this one another --out" in capsys.readouterr().err
+    with alone(tmp_path):
+        pass
+
+
+def test_toml_round_trip() -> None:
+    given = {"a": {"b": [1, 2.5, True, "q\"\\\n\u00e9"], "c d": {}}, "e": [{"x": -1}, {"y": [[]]}]}
+    assert tomllib.loads("".join(f"{k} = {as_toml(v)}\n" for k, v in given.items())) == given

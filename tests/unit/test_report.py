@@ -335,13 +335,8 @@ def test_the_demo_keeps_the_flight_records_of_its_own_run(tmp_path: Path) -> Non
     flights, out = tmp_path / "flight", tmp_path / "out"
     flights.mkdir()
     out.mkdir()
-    (flights / "flight-000001-old.mcap").write_bytes(b"old")
-    text = CONFIG.read_text().replace("/tmp/vlad-sim/flight", str(flights))
-    text = text.replace('"../vlad', f'"{CONFIG.parent.parent}/vlad')
-    (tmp_path / "demo.toml").write_text(text)
-    options = argparse.Namespace(config=tmp_path / "demo.toml", seconds=1, mode="async", workers=False, seed=0,
-                                 task=None)
-    it = Demo(options, out, tmp_path / "x.vlad")
+    options = argparse.Namespace(config=CONFIG, seconds=1, mode="async", workers=False, seed=0, task=None)
+    it = Demo(options, out, tmp_path / "x.vlad", tmp_path)
     (flights / "flight-000002-asked.mcap").write_bytes(b"new")
     (out / "flight").mkdir()
     (out / "flight/flight-000000-before.mcap").write_bytes(b"of the last demo")
