@@ -163,6 +163,13 @@ static void test_a_step_is_no_slope(void)
                 CHECK_EQ(rig.sag.run, 0);
             }
         }
+    fresh();
+    health(VLAD_SAG_TICKS);
+    for (int i = 1; i <= 3; i++) {
+        set_voltage(7400 - 300 * i);
+        health(1);
+    }
+    CHECK_EQ(rig.sag.run, 1); /* three in a row are one */
     fresh(); /* 1 V at once, and then a slope: as if it had begun there */
     health(VLAD_SAG_TICKS);
     for (int i = 1; i <= 20; i++) {
@@ -379,6 +386,51 @@ static void test_odd_readings(void)
             truths(10);
             CHECK_EQ(rig.now.lying, over ? 2 : 0);
         }
+}
+
+/* Joint 1 is read at `nu`, since_ns after the reading before. */
+static void read_at(int64_t since_ns, int64_t nu)
+{
+    now_ns += since_ns - TICK;
+    rig.now.arm.position_nu[1] = nu;
+    truth(TICK);
+}
+
+/* What one reading says of the next. */
+static void test_pace(void)
+{
+    static const struct { int64_t since_ns, pace_nu; } row[] = {
+        { TICK, 6000 }, { 15 * MS - 1, 6000 }, { 15 * MS, 3000 }, { 25 * MS - 1, 3000 }, { 25 * MS, 0 },
+    };
+    int64_t reach_nu = NO_LOAD / 100 + SLACK;
+
+    for (unsigned i = 0; i < sizeof row / sizeof *row; i++) {
+        fresh();
+        truth(TICK);
+        read_at(row[i].since_ns, 6000);
+        CHECK_EQ(rig.watch.pace_nu[1], row[i].pace_nu);
+    }
+    for (int over = 0; over < 2; over++) {
+        fresh();
+        truth(TICK);
+        read_at(TICK, 1000);
+        read_at(TICK, 2000 + reach_nu / 2 + over);
+        CHECK_EQ(rig.watch.aside_nu[1], over ? reach_nu / 2 + 1 : 0);
+        CHECK_EQ(rig.watch.pace_nu[1], over ? 1000 : 1000 + reach_nu / 2);
+        read_at(TICK, 9000 + reach_nu / 2);
+        CHECK_EQ(rig.watch.aside_nu[1], 0);
+    }
+    fresh();
+    truth(TICK);
+    read_at(TICK, 1000);
+    read_at(TICK, reach_nu / 4 * 3);
+    read_at(TICK, 3000); /* back */
+    CHECK_EQ(rig.watch.aside_nu[1], 0);
+    read_at(30 * MS, 900 * MILLI); /* what it did meanwhile is not known */
+    CHECK_EQ(rig.watch.jumped_nu[1], 900 * MILLI - 3000);
+    fresh();
+    read_at(TICK, 7000 * MILLI); /* the first one */
+    CHECK_EQ(jumps(1), 0);
 }
 
 static int torque_events(int64_t mask)
@@ -791,6 +843,7 @@ int main(void)
     test_reach();
     test_small_jumps();
     test_odd_readings();
+    test_pace();
     test_liars();
     test_goals_lost();
     test_following_limit();
