@@ -486,7 +486,7 @@ class Daemon:
             report = self.servo.report()
             if done(report):
                 return {"mode": report["mode"]}
-            why = why_not_engageable(report, self._details)
+            why = why_not_engageable(report, self._details, self.joint_names)
             raise Refused(f"{name}: " + ("; ".join(why) or f"not from mode {report['mode']}"))
         raise Refused(f"{name}: the servo loop did not answer within {REQUEST_TIMEOUT_S:g} s")
 

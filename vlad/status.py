@@ -47,10 +47,17 @@ def fault_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda r: (-REACTIONS.index(r["reaction"]), r["id"]))
 
 
-def why_not_engageable(report: Mapping[str, Any], details: Mapping[str, str]) -> list[str]:
-    """Reasons in words; `details` sharpens some of them by their short name."""
+def why_not_engageable(
+    report: Mapping[str, Any], details: Mapping[str, str], names: Sequence[str]
+) -> list[str]:
+    """Reasons in words; `details` sharpens some of them by their short name. names: of the joints."""
     if report["mode"] == "engaged":
         return []
+    liars = [name for name, lying in zip(names, report["lying"], strict=True) if lying]
+    if liars and report["torque_on"]:  # row 23: `clear` alone is refused while the others hold
+        details = {**details, "latched":
+                   f"the encoder of {', '.join(liars)} is not believed: support the arm and `vladctl limp` first, "
+                   "see to that servo, then `vladctl clear`"}
     return [details.get(name) or WHY_TEXT[name] for name in report["why_not"]]
 
 
@@ -101,7 +108,7 @@ def compose(
     rejected = {k: v for k, v in counters["rejected"].items() if v}
     return {
         "mode": report["mode"],
-        "why_not_engageable": why_not_engageable(report, details),
+        "why_not_engageable": why_not_engageable(report, details, names),
         "t_inference_ms": {
             "p50": latency.quantile_ns(0.5) / MS if latency else None,
             "p99": latency.quantile_ns(0.99) / MS if latency else None,

@@ -89,10 +89,13 @@ def test_f23_a_lying_encoder_loses_its_torque_and_the_others_hold(
     goal = joints["wrist_roll"]["goal"]
     time.sleep(SETTLE_S)
     assert daemon.status()["arm"]["joints"]["wrist_roll"]["goal"] == pytest.approx(goal, abs=0.1)
-    with pytest.raises(Refused):
+    way_out = "the encoder of wrist_roll is not believed: support the arm and `vladctl limp` first"
+    with pytest.raises(Refused, match=way_out):
         daemon.clear()
+    assert any(why.startswith(way_out) for why in daemon.status()["why_not_engageable"])
     daemon.limp()
     wait_for(lambda: not any(torque(sim)), 5)
+    assert "a fault is latched: `vladctl clear` first" in daemon.status()["why_not_engageable"]
     wait_for(lambda: not fault(daemon, "servo_encoder")["active"], 5)
     daemon.clear()
     assert daemon.status()["mode"] == "ready"
