@@ -123,6 +123,14 @@ def in_surroundings(daemon: Daemon, _: Control) -> None:
     daemon.surroundings.poll = raises  # type: ignore[method-assign]
 
 
+def in_files(daemon: Daemon, _: Control) -> None:
+    daemon.files.poll = raises  # type: ignore[method-assign]
+
+
+def in_flight(daemon: Daemon, _: Control) -> None:
+    daemon.flight._serve = raises  # type: ignore[method-assign]
+
+
 def in_supervisor(daemon: Daemon, _: Control) -> None:
     daemon.supervise = raises  # type: ignore[method-assign]
 
@@ -143,8 +151,8 @@ def in_control_changes(daemon: Daemon, control: Control) -> None:
 
 @pytest.mark.fault(26)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("kill", [in_capture, in_vision, in_expert, in_surroundings, in_supervisor,
-                                  in_control, in_control_changes])
+@pytest.mark.parametrize("kill", [in_capture, in_vision, in_expert, in_surroundings, in_files, in_flight,
+                                  in_supervisor, in_control, in_control_changes])
 def test_f26_an_exception_in_each_thread(
     sim: simulator.Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     kill: Callable[[Daemon, Control], None], survival: Survival,
