@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 REFERENCE := build/reference/venv
-LEROBOT := $(addprefix tests/reference/test_,smolvla_chunks.py sim_lerobot.py rtc.py lerobot_queue.py)
+LEROBOT := $(addprefix tests/reference/test_,smolvla_chunks.py act_chunks.py sim_lerobot.py rtc.py lerobot_queue.py)
 export MUJOCO_GL ?= osmesa
 
 .DEFAULT_GOAL := help

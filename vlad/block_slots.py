@@ -1,6 +1,6 @@
 """Where the inputs and the outputs of a block lie in memory that it shares with its worker.
 
-Each side is one memfd with a slot for every value, sized for the longest prefix of the policy, aligned
+Each side is one memfd with a slot for every value, sized for the longest that its manifest allows, aligned
 to 64 bytes. Neither can shrink (a shorter file would kill whoever reads beyond its end), and the inputs
 can be written through the mapping of their maker only. Shapes travel in messages, never in the memory.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlad.errors import BundleError
-from vlad.manifest import Manifest, Value
+from vlad.manifest import Value
 
 ALIGNMENT = 64
 SIDE_LIMIT = 1 << 30
@@ -26,11 +26,6 @@ SIZE = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 Array = NDArray[np.float32]
 Shapes = tuple[tuple[int, ...], ...]
-
-
-def longest_prefix(manifest: Manifest) -> int:
-    """What bounds every dynamic dimension: tokens of all cameras, of the longest task, and the state."""
-    return len(manifest.cameras) * manifest.prefix.image_tokens + manifest.max_task_tokens + 1
 
 
 class Slots:

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 
 from vlad.backend import Arrays, Session, Threads, load_block
 from vlad.block_process import COMMAND, BlockProcess, Placement
-from vlad.block_slots import longest_prefix
 from vlad.bundle import Bundle
 from vlad.config_keys import BlocksKeys, StagesKeys
 from vlad.errors import BlockFailed, BlockFailure, BundleError
@@ -77,7 +76,7 @@ class BlockWorker:
         golden = bundle.manifest.golden
         self.name = name
         self._start: Callable[[], BlockProcess] = partial(
-            BlockProcess, bundle.path, bundle.block(name), longest_prefix(bundle.manifest), placement, command
+            BlockProcess, bundle.path, bundle.block(name), bundle.manifest.longest, placement, command
         )
         self._tolerance = golden.tolerance if golden is not None else TOLERANCE
         self._timeout_ns, self._start_timeout_ns = timeout_ns, start_timeout_ns

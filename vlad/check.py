@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
             return 1
         raise
     manifest = bundle.manifest
-    tasks = [t.text.rstrip("\n") for t in manifest.tasks]
+    tasks = list(manifest.task_texts)
     result = {
         "ok": True,
         "policy": manifest.policy_type,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vlad.backend import Session
 from vlad.errors import BundleError, Refused
 from vlad.llm import Prefix
-from vlad.manifest import Flow, Manifest
+from vlad.manifest import Flow, SmolvlaManifest
 
 Array = NDArray[np.float32]
 
@@ -39,7 +39,7 @@ def time_embedding(flow: Flow, time: float) -> Array:
 class FlowExpert:
     """The action expert. Pure computation: one caller at a time, no threads of its own."""
 
-    def __init__(self, manifest: Manifest, session: Session) -> None:
+    def __init__(self, manifest: SmolvlaManifest, session: Session) -> None:
         self._session = session
         self._flow = manifest.flow
         self.shape = (manifest.chunk_size, manifest.max_action_dim)

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from vlad.act import ActPolicy
 from vlad.bundle import Bundle
 from vlad.errors import BundleError
-from vlad.manifest import Manifest
-from vlad.policy import Policy
+from vlad.manifest import ActCamera, ActManifest, Manifest
+from vlad.policy import AnyPolicy, policy_class
 from vlad.units import JointRange
 
 
@@ -27,49 +28,56 @@ class GoldenCheck:
 
 
 def golden_inputs(manifest: Manifest, seed: int = 0) -> dict[str, NDArray[np.generic]]:
-    """Smooth synthetic frames `image0..`, uint8; normalised `state`; `noise`: enough to exercise
-    every block.
+    """Smooth synthetic frames `image0..`, uint8; normalised `state`; `noise` where the policy samples:
+    enough to exercise every block.
     """
     generator = np.random.default_rng(seed)
     inputs: dict[str, NDArray[np.generic]] = {}
-    rows, columns = np.mgrid[0:96, 0:128].astype(np.float64)
-    for index in range(len(manifest.cameras)):
+    for index, camera in enumerate(manifest.cameras):
+        height, width = (camera.height, camera.width) if isinstance(camera, ActCamera) else (96, 128)
+        rows, columns = np.mgrid[0:height, 0:width].astype(np.float64)
         phase, waves = generator.uniform(0, 6.28, (3, 3)), generator.uniform(0.02, 0.2, (3, 2))
         planes = [127 * (1 + np.sin(w[0] * rows + w[1] * columns + p[0])) for w, p in zip(waves, phase, strict=True)]
         inputs[f"image{index}"] = np.stack(planes, axis=-1).astype(np.uint8)
-    state = np.zeros((1, manifest.max_state_dim), dtype=np.float32)
+    state = np.zeros((1, manifest.state_width), dtype=np.float32)
     state[0, : len(manifest.joints)] = generator.standard_normal(len(manifest.joints)) * 0.5
     inputs["state"] = state
-    shape = (manifest.chunk_size, manifest.max_action_dim)
-    inputs["noise"] = generator.standard_normal(shape, dtype=np.float32)
+    if not isinstance(manifest, ActManifest):
+        shape = (manifest.chunk_size, manifest.max_action_dim)
+        inputs["noise"] = generator.standard_normal(shape, dtype=np.float32)
     return inputs
 
 
 @contextlib.contextmanager
-def open_for_check(bundle: Bundle) -> Iterator[Policy]:
+def open_for_check(bundle: Bundle) -> Iterator[AnyPolicy]:
     """The policy of a bundle for golden runs only, which stay in normalised space: no arm, so any
     calibration does.
     """
     whole_turn = {joint.name: JointRange(range_min=0, range_max=4095) for joint in bundle.manifest.joints}
-    policy = Policy(bundle, calibration=whole_turn)
+    policy = policy_class(bundle)(bundle, calibration=whole_turn)
     try:
         yield policy
     finally:
         policy.close()
 
 
-def run_golden(policy: Policy, task: int, inputs: dict[str, NDArray[np.generic]]) -> dict[str, NDArray[np.float32]]:
+def run_golden(
+    policy: AnyPolicy, task: int, inputs: dict[str, NDArray[np.generic]]
+) -> dict[str, NDArray[np.float32]]:
     """Tokens of the first camera and the chunk, both in the policy's normalised space."""
     cameras = len(policy.bundle.manifest.cameras)
     tokens = [policy.encode_image(i, inputs[f"image{i}"].astype(np.uint8)) for i in range(cameras)]
-    prefix = policy.language.prefill(tokens, task, inputs["state"].astype(np.float32))
+    state = inputs["state"].astype(np.float32)
+    if isinstance(policy, ActPolicy):
+        return {"tokens": tokens[0], "chunk": policy.decode(policy.see(tokens, state))}
+    prefix = policy.language.prefill(tokens, task, state)
     return {
         "tokens": tokens[0],
         "chunk": policy.sample_normalised(prefix, inputs["noise"].astype(np.float32)),
     }
 
 
-def check_golden(policy: Policy) -> GoldenCheck:
+def check_golden(policy: AnyPolicy) -> GoldenCheck:
     """Compute the golden outputs again. Raises BundleError when one differs by more than the
     tolerance.
     """

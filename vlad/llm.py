@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vlad.backend import Session
 from vlad.bundle import Bundle
 from vlad.errors import BlockFailed, BundleError, Refused
+from vlad.manifest import SmolvlaManifest
 
 Array = NDArray[np.float32]
 
@@ -43,8 +44,7 @@ class TokenEmbeddings:
     table.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
-        manifest = bundle.manifest
+    def __init__(self, bundle: Bundle, manifest: SmolvlaManifest) -> None:
         table = manifest.token_table
         rows = bundle.array(table.file, mapped=True)
         wanted = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}[table.dtype]
@@ -125,12 +125,12 @@ def tokenise(tokenizer_file: Path, text: str, limit: int) -> list[int]:
 class LanguageModel:
     """Prefill and context. Pure computation: one caller at a time, no threads of its own."""
 
-    def __init__(self, bundle: Bundle, prefill: Session, context: Session) -> None:
-        self.embeddings = TokenEmbeddings(bundle)
+    def __init__(self, bundle: Bundle, manifest: SmolvlaManifest, prefill: Session, context: Session) -> None:
+        self.embeddings = TokenEmbeddings(bundle, manifest)
         self._prefill = prefill
         self._context = context
-        sizes = bundle.manifest.prefix
-        self._cameras = len(bundle.manifest.cameras)
+        sizes = manifest.prefix
+        self._cameras = len(manifest.cameras)
         self._image_shape = (sizes.image_tokens, sizes.hidden)
         empty = np.zeros((sizes.layers, sizes.kv_heads, 0, sizes.head_dim), dtype=np.float32)
         self._no_past = {"past_key": empty, "past_value": empty}

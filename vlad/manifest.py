@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
@@ -19,6 +19,8 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
+TaskText = Annotated[str, msgspec.Meta(max_length=4096)]
+Coefficient = Annotated[float, msgspec.Meta(ge=-10, le=10)]  # its exponential is multiplied, and stays finite
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,6 +66,20 @@ class Camera(_Part, frozen=True, kw_only=True):
     source: Name
 
 
+class ActCamera(Camera, frozen=True, kw_only=True):
+    """An ACT sees frames as the camera delivers them: `height` x `width` pixels, `tokens` of them made.
+
+    mean, std, eps: of its red, green and blue, for pixels of 0..1.
+    """
+
+    height: Annotated[int, msgspec.Meta(ge=1, le=8192)]
+    width: Annotated[int, msgspec.Meta(ge=1, le=8192)]
+    tokens: Positive
+    mean: Annotated[list[float], msgspec.Meta(min_length=3, max_length=3)]
+    std: Annotated[list[float], msgspec.Meta(min_length=3, max_length=3)]
+    eps: Annotated[float, msgspec.Meta(ge=0)]
+
+
 class Joint(_Part, frozen=True, kw_only=True):
     """One joint in policy order; a gripper is 0..1, any other joint is in radians in the core."""
 
@@ -82,7 +98,7 @@ class Statistics(_Part, frozen=True, kw_only=True):
 class Task(_Part, frozen=True, kw_only=True):
     """A task that the policy was trained on, with its token ids (newline included, padding not)."""
 
-    text: Annotated[str, msgspec.Meta(max_length=4096)]
+    text: TaskText
     token_ids: Annotated[list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(min_length=1, max_length=1024)]
 
 
@@ -136,25 +152,45 @@ class Checkpoint(_Part, frozen=True, kw_only=True):
     """Where the weights came from."""
 
     sha256: Sha256
+
+
+class SmolvlaCheckpoint(Checkpoint, frozen=True, kw_only=True):
+    """With the choices that a SmolVLA's configuration leaves to its surroundings."""
+
     vlm: str
     position_ids: str
 
 
-class Manifest(_Part, frozen=True, kw_only=True):
-    """All that the daemon knows of a policy. Lengths are counts, rates Hz, images pixels."""
+class _Manifest(_Part, frozen=True, kw_only=True, tag_field="policy_type"):
+    """What the daemon knows of any policy. Lengths are counts, rates Hz, images pixels."""
+
+    BLOCKS: ClassVar[frozenset[str]]
 
     format_version: Literal[1]
-    policy_type: Literal["smolvla"]
-    checkpoint: Checkpoint
     tools: dict[str, str]
     blocks: Annotated[list[Block], msgspec.Meta(min_length=1, max_length=16)]
-    cameras: Annotated[list[Camera], msgspec.Meta(min_length=1, max_length=4)]
     joints: Annotated[list[Joint], msgspec.Meta(min_length=1, max_length=MAX_JOINTS)]
     units: Units
     state: Statistics
     action: Statistics
     rate_hz: Annotated[float, msgspec.Meta(gt=0, le=1000)]
     chunk_size: Annotated[int, msgspec.Meta(ge=1, le=4096)]
+    golden: Golden | None = None
+    notes: list[str] = []
+
+    @property
+    def policy_type(self) -> str:
+        """"smolvla" or "act"."""
+        return str(self.__struct_config__.tag)
+
+
+class SmolvlaManifest(_Manifest, frozen=True, kw_only=True, tag="smolvla"):
+    """A SmolVLA: a vision-language model, and an expert that samples chunks by flow matching."""
+
+    BLOCKS = frozenset({"vision", "prefill", "context", "expert"})
+
+    checkpoint: SmolvlaCheckpoint
+    cameras: Annotated[list[Camera], msgspec.Meta(min_length=1, max_length=4)]
     image_side: Annotated[int, msgspec.Meta(ge=1, le=4096)]
     max_state_dim: Annotated[int, msgspec.Meta(ge=1, le=1024)]
     max_action_dim: Annotated[int, msgspec.Meta(ge=1, le=1024)]
@@ -164,18 +200,66 @@ class Manifest(_Part, frozen=True, kw_only=True):
     tasks: Annotated[list[Task], msgspec.Meta(min_length=1, max_length=4096)]
     token_table: TokenTable
     tokenizer: File | None = None
-    golden: Golden | None = None
-    notes: list[str] = []
+
+    @property
+    def state_width(self) -> int:
+        """Of the state as the blocks take it."""
+        return self.max_state_dim
+
+    @property
+    def longest(self) -> int:
+        """What bounds every dynamic dimension of its blocks: tokens of all cameras, of the longest task,
+        and the state."""
+        return len(self.cameras) * self.prefix.image_tokens + self.max_task_tokens + 1
+
+    @property
+    def task_texts(self) -> tuple[str, ...]:
+        """The tasks that it was trained on."""
+        return tuple(task.text.rstrip("\n") for task in self.tasks)
 
 
-_SMOLVLA_BLOCKS = {"vision", "prefill", "context", "expert"}
+class ActManifest(_Manifest, frozen=True, kw_only=True, tag="act"):
+    """An ACT: an encoder and a decoder over the features of all cameras. It reads no text: its tasks say
+    what it was trained on, and choose nothing.
+
+    token_width: of one image token. temporal_ensemble_coeff: what the checkpoint says, for
+    `policy.aggregate = "temporal_ensemble"`.
+    """
+
+    BLOCKS = frozenset({"vision", "policy"})
+
+    checkpoint: Checkpoint
+    cameras: Annotated[list[ActCamera], msgspec.Meta(min_length=1, max_length=4)]
+    token_width: Positive
+    tasks: Annotated[list[TaskText], msgspec.Meta(min_length=1, max_length=4096)]
+    temporal_ensemble_coeff: Coefficient | None
+
+    @property
+    def state_width(self) -> int:
+        """Of the state as the blocks take it."""
+        return len(self.joints)
+
+    @property
+    def longest(self) -> int:
+        """What bounds every dynamic dimension of its blocks: pixels of one side, and tokens of one camera."""
+        return max(max(c.height, c.width, c.tokens) for c in self.cameras)
+
+    @property
+    def task_texts(self) -> tuple[str, ...]:
+        """The tasks that it was trained on."""
+        return tuple(text.rstrip("\n") for text in self.tasks)
+
+
+Manifest = SmolvlaManifest | ActManifest
 
 
 def files(manifest: Manifest) -> list[File]:
     """Every file that a manifest names."""
-    found = [block.file for block in manifest.blocks] + [manifest.token_table.file]
-    if manifest.tokenizer is not None:
-        found.append(manifest.tokenizer)
+    found = [block.file for block in manifest.blocks]
+    if isinstance(manifest, SmolvlaManifest):
+        found.append(manifest.token_table.file)
+        if manifest.tokenizer is not None:
+            found.append(manifest.tokenizer)
     if manifest.golden is not None:
         found += [*manifest.golden.inputs.values(), *manifest.golden.outputs.values()]
     return found
@@ -189,7 +273,7 @@ def parse_manifest(text: bytes, where: str = MANIFEST) -> Manifest:
             raise BundleError(
                 f"{where}: format version {version}, this vlad reads {FORMAT_VERSION}: rebuild it with `vlad build`"
             )
-        manifest = msgspec.json.decode(text, type=Manifest)
+        manifest: Manifest = msgspec.json.decode(text, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{where}: {error}") from None
     for message in _disagreements(manifest):
@@ -204,22 +288,40 @@ class _Version(msgspec.Struct):
 def _disagreements(m: Manifest) -> list[str]:
     """What the schema alone cannot see."""
     names = [b.name for b in m.blocks]
-    longest = len(m.cameras) * m.prefix.image_tokens + m.max_task_tokens + 1
     paths = [file.path for file in files(m)]
     checks = {
-        f"blocks {names}, expected one each of {sorted(_SMOLVLA_BLOCKS)}": len(names) == len(_SMOLVLA_BLOCKS)
-        and set(names) == _SMOLVLA_BLOCKS,
+        f"blocks {names}, expected one each of {sorted(m.BLOCKS)}": len(names) == len(m.BLOCKS)
+        and set(names) == m.BLOCKS,
         "joints repeat a name": len({j.name for j in m.joints}) == len(m.joints),
         "cameras repeat a name": len({c.name for c in m.cameras}) == len(m.cameras),
-        f"{len(m.joints)} joints exceed max_state_dim or max_action_dim": len(m.joints)
-        <= min(m.max_state_dim, m.max_action_dim),
-        f"a prefix of {longest} tokens exceeds prefix.max_tokens {m.prefix.max_tokens}": longest <= m.prefix.max_tokens,
         f"golden.task names none of {len(m.tasks)} tasks": m.golden is None or m.golden.task < len(m.tasks),
         "two entries name the same file": len(set(paths)) == len(paths),
     }
     wrong = [message for message, holds in checks.items() if not holds]
     for what, statistics in (("state", m.state), ("action", m.action)):
         wrong += _statistics_disagreements(what, statistics, len(m.joints))
+    return wrong + (_smolvla_disagreements(m) if isinstance(m, SmolvlaManifest) else _act_disagreements(m))
+
+
+def _act_disagreements(m: ActManifest) -> list[str]:
+    wrong = []
+    for camera in m.cameras:
+        what = f"camera {camera.name}"
+        if not all(map(math.isfinite, [*camera.mean, *camera.std, camera.eps])):
+            wrong.append(f"{what}: statistics are not finite")
+        elif min(camera.std) + camera.eps <= 0 or min(camera.std) < 0:
+            wrong.append(f"{what}: a deviation of {min(camera.std)} cannot be divided by")
+        if camera.tokens > camera.height * camera.width:
+            wrong.append(f"{what}: {camera.tokens} tokens of {camera.height} x {camera.width} pixels")
+    return wrong
+
+
+def _smolvla_disagreements(m: SmolvlaManifest) -> list[str]:
+    wrong = []
+    if len(m.joints) > min(m.max_state_dim, m.max_action_dim):
+        wrong.append(f"{len(m.joints)} joints exceed max_state_dim or max_action_dim")
+    if m.longest > m.prefix.max_tokens:
+        wrong.append(f"a prefix of {m.longest} tokens exceeds prefix.max_tokens {m.prefix.max_tokens}")
     return wrong + _task_disagreements(m)
 
 
@@ -235,7 +337,7 @@ def _statistics_disagreements(what: str, statistics: Statistics, joints: int) ->
     return []
 
 
-def _task_disagreements(m: Manifest) -> list[str]:
+def _task_disagreements(m: SmolvlaManifest) -> list[str]:
     table, wrong = m.token_table, []
     if table.token_ids is not None and len(table.token_ids) != table.rows:
         wrong.append(f"token_table has {table.rows} rows for {len(table.token_ids)} token ids")

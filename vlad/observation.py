@@ -1,7 +1,7 @@
 """From what sensors deliver to what the policy was trained on, exactly as LeRobot does it, and back
 to joint positions.
 
-Sources: `prepare_images` and `resize_with_pad` in lerobot/policies/smolvla/modeling_smolvla.py,
+Sources: of SmolVLA's images `prepare_images` and `resize_with_pad` in lerobot/policies/smolvla/modeling_smolvla.py,
 torch's bilinear `interpolate` (align_corners=False, no antialias), `_apply_transform` in
 lerobot/processor/normalize_processor.py.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vlad.errors import DeviceError
-from vlad.manifest import Manifest, Statistics
+from vlad.manifest import ActCamera, Manifest, Statistics
 from vlad.units import JointRange, JointUnits
 
 Pixels = NDArray[np.uint8]
@@ -40,8 +40,7 @@ class ImagePreprocessor:
         """uint8 `[height, width, 3]` to float32 `[1, 3, side, side]`. Raises DeviceError for any
         other image.
         """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise DeviceError(f"camera frame is {image.dtype} {list(image.shape)}, expected uint8 [height, width, 3]")
+        _check_frame(image)
         height, width = image.shape[:2]
         plan = self._plans.get((height, width))
         if plan is None:
@@ -56,6 +55,39 @@ class ImagePreprocessor:
                 scaled * np.float32(2) - np.float32(1)
             ).transpose(2, 0, 1)
         return padded
+
+
+class NativePixels:
+    """Frames of one camera of an ACT: normalised channel by channel, at the size that they have.
+
+    A byte has 256 values, so each channel is a table of them: LeRobot's float32 arithmetic, bit by bit.
+    """
+
+    def __init__(self, camera: ActCamera) -> None:
+        mean, std = np.array(camera.mean, np.float32), np.array(camera.std, np.float32)
+        self._tables = (_UNIT[None] - mean[:, None]) / (std + np.float32(camera.eps))[:, None]
+        self._camera = camera
+
+    def __call__(self, image: Pixels) -> Array:
+        """uint8 `[height, width, 3]` to float32 `[1, 3, height, width]`. Raises DeviceError for any other
+        image.
+        """
+        _check_frame(image)
+        camera = self._camera
+        if image.shape[:2] != (camera.height, camera.width):
+            raise DeviceError(
+                f"camera {camera.name}: frame of {image.shape[1]}x{image.shape[0]}; the policy was trained on "
+                f"{camera.width}x{camera.height}, and an ACT's frames are not scaled"
+            )
+        normalised = np.empty((1, 3, camera.height, camera.width), np.float32)
+        for channel, table in enumerate(self._tables):
+            np.take(table, image[:, :, channel], out=normalised[0, channel], mode="clip")  # clip: unbuffered
+        return normalised
+
+
+def _check_frame(image: Pixels) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise DeviceError(f"camera frame is {image.dtype} {list(image.shape)}, expected uint8 [height, width, 3]")
 
 
 class _Axis:
@@ -101,12 +133,12 @@ class JointSpace:
             calibration,
         )
         self._joints = len(manifest.joints)
-        self._state_width = manifest.max_state_dim
+        self._state_width = manifest.state_width
         self._state = _Normaliser(manifest.state)
         self._action = _Normaliser(manifest.action)
 
     def state(self, positions: ArrayLike) -> Array:
-        """Core units `[joints]` to the normalised, zero-padded float32 `[1, max_state_dim]`.
+        """Core units `[joints]` to the normalised, zero-padded float32 `[1, state_width]`.
 
         Raises DeviceError for a wrong count or a value that is not finite.
         """

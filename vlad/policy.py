@@ -8,18 +8,21 @@ block has one caller at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vlad.backend import Session, Threads, load_block
+from vlad.act import ActPolicy
+from vlad.backend import load_block
 from vlad.bundle import Bundle
 from vlad.errors import BundleError
 from vlad.expert import FlowExpert, Guidance
 from vlad.llm import LanguageModel, Prefix
+from vlad.manifest import SmolvlaManifest
 from vlad.observation import JointSpace, Pixels
+from vlad.sessions import Load, load_sessions
 from vlad.units import JointRange
 from vlad.vision import Tokens, Vision
 
@@ -34,10 +37,8 @@ BLOCKS = ("vision", "prefill", "context", "expert")
 class Policy:
     """A loaded SmolVLA. Raises BundleError or ConfigError when the bundle cannot be run.
 
-    `intra_threads`, `affinity` and `spinning` hold for every block, or per block as a mapping from
-    its name; `affinity` lists the cores of the pool threads, one less than `intra_threads`, because
-    the calling thread pins itself. `calibration` is the arm's, by joint name; without it a bundle
-    in -100..100 cannot be loaded. `load` makes the sessions; by default each is in this process.
+    For `intra_threads`, `affinity`, `spinning` and `load` see vlad.sessions. `calibration` is the arm's,
+    by joint name; without it a bundle in -100..100 cannot be loaded.
     """
 
     def __init__(
@@ -48,31 +49,27 @@ class Policy:
         affinity: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
         spinning: bool = False,
         calibration: Mapping[str, JointRange] | None = None,
-        load: Callable[[Bundle, str, Threads], Session] = load_block,
+        load: Load = load_block,
     ) -> None:
+        manifest = bundle.manifest
+        if not isinstance(manifest, SmolvlaManifest):
+            raise BundleError(f"{bundle.path}: holds a policy of type {manifest.policy_type}, not a SmolVLA")
+        self._manifest = manifest
         self.bundle = bundle
         self.workers: BlockWorkers | None = None  # those of its blocks that run in one
-        self.joint_space = JointSpace(bundle.manifest, calibration)
-        sessions: dict[str, Session] = {}
-        try:
-            for name in BLOCKS:
-                count = intra_threads if isinstance(intra_threads, int) else intra_threads.get(name, 1)
-                cores = affinity.get(name) if isinstance(affinity, Mapping) else affinity
-                threads = Threads(count=count, affinity=None if cores is None else tuple(cores), spinning=spinning)
-                sessions[name] = load(bundle, name, threads)
-        except BaseException:
-            for session in sessions.values():
-                session.close()
-            raise
-        self.vision = Vision(bundle.manifest, sessions["vision"])
-        self.language = LanguageModel(bundle, sessions["prefill"], sessions["context"])
-        self.expert = FlowExpert(bundle.manifest, sessions["expert"])
+        self.joint_space = JointSpace(manifest, calibration)
+        sessions = load_sessions(
+            bundle, BLOCKS, intra_threads=intra_threads, affinity=affinity, spinning=spinning, load=load
+        )
+        self.vision = Vision(manifest, sessions["vision"])
+        self.language = LanguageModel(bundle, manifest, sessions["prefill"], sessions["context"])
+        self.expert = FlowExpert(manifest, sessions["expert"])
 
     def warm_up(self) -> None:
         """Run every block once in every shape that control will use, so that the first chunk is no
         slower.
         """
-        manifest = self.bundle.manifest
+        manifest = self._manifest
         frame = np.zeros((manifest.image_side, manifest.image_side, 3), dtype=np.uint8)
         tokens = [self.encode_image(0, frame)] * len(manifest.cameras)
         state = self.joint_space.state(self.joint_space.actions(np.zeros((1, manifest.max_action_dim), np.float32))[0])
@@ -148,3 +145,11 @@ class Policy:
         self.vision.close()
         self.language.close()
         self.expert.close()
+
+
+AnyPolicy = Policy | ActPolicy
+
+
+def policy_class(bundle: Bundle) -> type[Policy] | type[ActPolicy]:
+    """What runs the policy of a bundle."""
+    return Policy if isinstance(bundle.manifest, SmolvlaManifest) else ActPolicy

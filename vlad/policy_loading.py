@@ -15,6 +15,7 @@ from vlad.errors import BundleError, Refused
 from vlad.inference import STAGE_BOUND_MIN_NS, Loaded, RunnablePolicy
 from vlad.ladder import parse_ladder
 from vlad.load_check import check_load
+from vlad.manifest import ActCamera, ActManifest, SmolvlaManifest
 from vlad.pass_cost import measure_pass, measure_vision
 from vlad.rtc import RtcConfig
 from vlad.sampler import GuidablePolicy
@@ -34,15 +35,15 @@ def onnx_policy(
     from vlad.block_process import COMMAND
     from vlad.block_workers import BlockWorkers
     from vlad.golden import check_golden
-    from vlad.policy import Policy
+    from vlad.policy import policy_class
     from vlad.units import JointRange
 
     vision, expert = config.stage.vision.affinity, config.stage.expert.affinity
-    cores = {"vision": vision, "prefill": vision, "context": vision, "expert": expert}
+    cores = {"vision": vision, "prefill": vision, "context": vision, "expert": expert, "policy": expert}
     workers = BlockWorkers(config.block)
     try:
         workers.start(bundle, config.stage, worker_command or COMMAND)
-        policy = Policy(
+        policy = policy_class(bundle)(
             bundle,
             intra_threads={name: max(1, len(on)) for name, on in cores.items()},
             affinity={name: on[1:] for name, on in cores.items() if len(on) > 1},
@@ -74,6 +75,16 @@ def mismatches(manifest: bundles.Manifest, config: Config) -> list[str]:
     missing = [c.name for c in manifest.cameras if c.name not in {k.name for k in config.cameras}]
     if missing:
         wrong.append(f"it needs cameras {missing}: name them in [[camera]]")
+    sizes = {k.name: (k.width, k.height) for k in config.cameras}
+    for camera in manifest.cameras:
+        if not isinstance(camera, ActCamera) or camera.name not in sizes:
+            continue
+        theirs_px, ours_px = (camera.width, camera.height), sizes[camera.name]
+        if theirs_px != ours_px:
+            wrong.append(
+                f"camera {camera.name} delivers {ours_px[0]}x{ours_px[1]} and it was trained on "
+                f"{theirs_px[0]}x{theirs_px[1]}: an ACT's frames are not scaled"
+            )
     if manifest.chunk_size > MAX_ACTIONS:
         wrong.append(f"its chunks have {manifest.chunk_size} actions, at most {MAX_ACTIONS} fit")
     if manifest.rate_hz > config.servo.rate_hz:
@@ -112,7 +123,10 @@ def load(
         raise Refused(f"{path} does not fit this robot: " + "; ".join(wrong))
     ladder = parse_ladder(config.policy.ladder)
     for rung in ladder:
-        if rung.steps is not None and rung.steps >= manifest.flow.steps:
+        if rung.steps is not None and isinstance(manifest, ActManifest):
+            raise Refused(f"{path}: rung {rung.name!r} of policy.ladder takes fewer flow steps, and an ACT has none: "
+                          "`reuse` and `state_only` are its rungs")
+        if rung.steps is not None and isinstance(manifest, SmolvlaManifest) and rung.steps >= manifest.flow.steps:
             raise Refused(f"{path}: rung {rung.name!r} of policy.ladder is no fewer than the policy's "
                           f"{manifest.flow.steps} flow steps")
     policy = factory(bundle, config)
@@ -158,7 +172,7 @@ def load(
         name=Path(path).name,
         path=str(path),
         cameras=cameras,
-        tasks=tuple(t.text.rstrip("\n") for t in manifest.tasks),
+        tasks=manifest.task_texts,
         scheduler=timing,
         check=check_load(timing, measured, profile_ns),
         measured_ns=measured,

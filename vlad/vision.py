@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlad.backend import Session
-from vlad.manifest import Manifest
+from vlad.manifest import SmolvlaManifest
 from vlad.observation import ImagePreprocessor, Pixels
 
 Tokens = NDArray[np.float32]
@@ -17,7 +17,7 @@ class Vision:
     its own.
     """
 
-    def __init__(self, manifest: Manifest, session: Session) -> None:
+    def __init__(self, manifest: SmolvlaManifest, session: Session) -> None:
         self._preprocess = ImagePreprocessor(manifest.image_side)
         self._session = session
 

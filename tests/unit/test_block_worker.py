@@ -23,7 +23,7 @@ from tests.tiny_smolvla import build
 from vlad import bundle as bundles
 from vlad.backend import Threads, load_block
 from vlad.block_process import BlockProcess, Placement
-from vlad.block_slots import Slots, attach, create, longest_prefix
+from vlad.block_slots import Slots, attach, create
 from vlad.block_workers import BlockWorker, WorkerChange
 from vlad.bundle import Bundle
 from vlad.errors import BlockFailed, BundleError
@@ -169,7 +169,7 @@ LOST = {
 def test_every_failure_is_told_from_an_answer(bundle: Bundle, tmp_path: Path, fault: str) -> None:
     (kind, text), orders = LOST[fault], tmp_path / "orders"
     command = faulty_worker.command(orders)
-    process = BlockProcess(bundle.path, bundle.block("expert"), longest_prefix(bundle.manifest), PLACEMENT, command)
+    process = BlockProcess(bundle.path, bundle.block("expert"), bundle.manifest.longest, PLACEMENT, command)
     try:
         process.wait_loaded(60_000_000_000)
         process.call(inputs(bundle, "expert"), 20_000_000_000)
@@ -423,7 +423,7 @@ def test_a_worker_has_its_own_group_no_descriptors_no_rights_and_goes_first(star
 def test_a_worker_runs_on_the_cores_of_its_stage(bundle: Bundle) -> None:
     core = min(os.sched_getaffinity(0))
     process = BlockProcess(
-        bundle.path, bundle.block("context"), longest_prefix(bundle.manifest),
+        bundle.path, bundle.block("context"), bundle.manifest.longest,
         Placement(Threads.on((core,)), "CPUExecutionProvider", False, (core,)),
     )  # fmt: skip
     process.wait_loaded(60_000_000_000)

@@ -127,7 +127,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "missing statistics": (lambda m: m.pop("action"), "action"),
     "wrong type": (lambda m: m.update(rate_hz="30"), r"rate_hz"),
     "zero rate": (lambda m: m.update(rate_hz=0), r"rate_hz"),
-    "other policy": (lambda m: m.update(policy_type="act"), "policy_type"),
+    "other policy": (lambda m: m.update(policy_type="pi0"), "policy_type"),
     "joint twice": (lambda m: m["joints"][0].update(name="gripper"), "joints repeat"),
     "joint missing": (lambda m: m["joints"].pop(), "statistics are not for 5 joints"),
     "camera twice": (lambda m: m["cameras"][0].update(name="camera2"), "cameras repeat"),

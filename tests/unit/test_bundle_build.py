@@ -192,7 +192,7 @@ def tasks(texts: list[Any]) -> Change:
 REVERSED = [f"{j}.pos" for j in reversed(JOINTS)]
 STATISTICS = "policy_preprocessor_step_5_normalizer_processor.safetensors"
 REFUSALS: dict[str, tuple[Change, str]] = {
-    "another policy": (config(type="act"), "'act' is not supported"),
+    "another policy": (config(type="pi0"), "'pi0' is not supported; smolvla and act are"),
     "history": (config(n_obs_steps=2), "n_obs_steps = 2 is not supported"),
     "image special tokens": (config(add_image_special_tokens=True), "add_image_special_tokens"),
     "aloha": (config(adapt_to_pi_aloha=True), "adapt_to_pi_aloha"),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlad.build.checkpoint import Checkpoint, Normalisation
+from vlad.build.checkpoint import ActCheckpoint, Normalisation, SmolvlaCheckpoint
 from vlad.build.dataset import Dataset, FeatureRange
 from vlad.build.units import Observed, check_units
 from vlad.errors import BundleError, Refused
@@ -23,7 +23,10 @@ EMBEDDING = "model.vlm_with_expert.vlm.model.text_model.embed_tokens.weight"
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Facts:
-    """What the checkpoint does not say: rate in Hz, joint names in order, tasks, units, choices."""
+    """What the checkpoint does not say: rate in Hz, joint names in order, tasks, units, choices.
+
+    actions: of an ACT's chunk to keep; None: as many as LeRobot executes.
+    """
 
     rate_hz: float
     joints: tuple[str, ...]
@@ -33,9 +36,13 @@ class Facts:
     position_ids: str = "ordered"
     free_text: bool = False
     other_dataset: bool = False
+    actions: int | None = None
 
 
-def policy_cameras(checkpoint: Checkpoint, facts: Facts, dataset: Dataset | None) -> list[Camera]:
+AnyCheckpoint = SmolvlaCheckpoint | ActCheckpoint
+
+
+def policy_cameras(checkpoint: AnyCheckpoint, facts: Facts, dataset: Dataset | None) -> list[Camera]:
     """Cameras in policy order, without the empty and the skipped ones (LeRobot masks those, so they
     are exact).
     """
@@ -58,11 +65,23 @@ def policy_cameras(checkpoint: Checkpoint, facts: Facts, dataset: Dataset | None
     if unknown:
         raise BundleError(f"--skip-camera {sorted(unknown)}: the policy has {list(checkpoint.architecture.cameras)}")
     if not cameras:
-        raise BundleError("no camera is left: a SmolVLA needs at least one")
+        raise BundleError("no camera is left: the policy needs at least one")
     return cameras
 
 
-def check_joints(checkpoint: Checkpoint, facts: Facts, dataset: Dataset | None) -> None:
+def check_act(checkpoint: ActCheckpoint, facts: Facts) -> None:
+    """What an ACT cannot be built with. Raises BundleError."""
+    if facts.skip_cameras:
+        raise BundleError("--skip-camera: an ACT attends to all its cameras; train it without the camera")
+    if facts.free_text or facts.position_ids != "ordered":
+        raise BundleError("--free-text and --position-ids: an ACT has no language model")
+    if not facts.tasks:
+        raise BundleError("no task: give --dataset or --task TEXT")
+    if facts.actions is not None and not 1 <= facts.actions <= checkpoint.architecture.chunk_size:
+        raise BundleError(f"--actions {facts.actions}: the policy's chunk has {checkpoint.architecture.chunk_size}")
+
+
+def check_joints(checkpoint: AnyCheckpoint, facts: Facts, dataset: Dataset | None) -> None:
     arch = checkpoint.architecture
     for what, count in (("state", arch.state_dim), ("action", arch.action_dim)):
         if count != len(facts.joints):
@@ -98,11 +117,14 @@ def check_joints(checkpoint: Checkpoint, facts: Facts, dataset: Dataset | None) 
 def _check_same_data(feature: str, trained: Normalisation, seen: FeatureRange) -> None:
     """The checkpoint's statistics must be those of the dataset, within 5 % of a deviation."""
     slack = 0.05 * seen.std + 1e-3 * (1 + np.abs(seen.mean))
-    if (np.abs(trained.mean - seen.mean) > slack).any() or (np.abs(trained.std - seen.std) > slack).any():
+    names = "middle and half of the range" if trained.is_range else "mean, std"
+    mean = (seen.minimum + seen.maximum) / 2 if trained.is_range else seen.mean
+    std = (seen.maximum - seen.minimum) / 2 if trained.is_range else seen.std
+    if (np.abs(trained.mean - mean) > slack).any() or (np.abs(trained.std - std) > slack).any():
         raise BundleError(
-            f"statistics of {feature} in the checkpoint (mean {_short(trained.mean)}, std "
-            f"{_short(trained.std)}) and in "
-            f"the dataset (mean {_short(seen.mean)}, std {_short(seen.std)}) disagree: give the "
+            f"statistics of {feature} ({names}) in the checkpoint, {_short(trained.mean)} and "
+            f"{_short(trained.std)}, and in "
+            f"the dataset, {_short(mean)} and {_short(std)}, disagree: give the "
             "dataset that the policy "
             "was trained on, or --other-dataset if rate, joints, units and tasks are the same there"
         )
@@ -112,7 +134,7 @@ def _short(values: NDArray[Any]) -> str:
     return "[" + ", ".join(f"{v:.4g}" for v in values) + "]"
 
 
-def tokenised_tasks(checkpoint: Checkpoint, facts: Facts) -> tuple[list[Task], Path]:
+def tokenised_tasks(checkpoint: SmolvlaCheckpoint, facts: Facts) -> tuple[list[Task], Path]:
     if not facts.tasks:
         raise BundleError("no task: give --dataset or --task TEXT")
     tokenizer = checkpoint.tokenizer_file

@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vlad.build.checkpoint import Checkpoint, read_checkpoint
-from vlad.build.checks import Facts
+from vlad.build.checkpoint import read_checkpoint
+from vlad.build.checks import AnyCheckpoint, Facts
 from vlad.build.dataset import Dataset, read_dataset
 from vlad.build.progress import Progress
 from vlad.build.writer import build_bundle
 from vlad.bundle import Bundle
 from vlad.errors import BundleError, VladError
-from vlad.manifest import Manifest, files
+from vlad.manifest import ActManifest, Manifest, files
 
 _STEPS = 7
 
@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     """The argument parser of `vlad build`."""
     p = argparse.ArgumentParser(
         prog="vlad build",
-        description="Write a policy bundle from a LeRobot SmolVLA checkpoint, from its weights.",
+        description="Write a policy bundle from a LeRobot SmolVLA or ACT checkpoint, from its weights.",
         epilog="exit status: 0 written, 1 refused (the reason is on standard error), 2 usage",
     )
     p.add_argument("checkpoint", type=Path, help="pretrained_model directory that LeRobot wrote")
@@ -70,6 +70,12 @@ def parser() -> argparse.ArgumentParser:
         "--free-text",
         action="store_true",
         help="ship the tokenizer and all embeddings: any task text",
+    )
+    p.add_argument(
+        "--actions",
+        type=int,
+        metavar="N",
+        help="of an ACT's chunk, how many actions to keep (default: its n_action_steps)",
     )
     p.add_argument("--other-dataset", action="store_true", help="accept a dataset with other statistics")
     p.add_argument("--force", action="store_true", help="replace an existing bundle")
@@ -118,16 +124,18 @@ def _facts(args: argparse.Namespace, dataset: Dataset | None) -> Facts:
         position_ids=args.position_ids,
         free_text=args.free_text,
         other_dataset=args.other_dataset,
+        actions=args.actions,
     )
 
 
-def summarise(built: Bundle, checkpoint: Checkpoint) -> dict[str, Any]:
+def summarise(built: Bundle, checkpoint: AnyCheckpoint) -> dict[str, Any]:
     """What was written, JSON-able: operations (multiply-adds times two, longest prefix) and bytes
     per block.
     """
     m = built.manifest
-    return {
+    summary = {
         "bundle": str(built.path),
+        "policy": m.policy_type,
         "checkpoint": str(checkpoint.path),
         "checkpoint_sha256": m.checkpoint.sha256,
         "blocks": {
@@ -146,16 +154,25 @@ def summarise(built: Bundle, checkpoint: Checkpoint) -> dict[str, Any]:
         "rate_hz": m.rate_hz,
         "chunk_size": m.chunk_size,
         "chunk_s": m.chunk_size / m.rate_hz,
+        "notes": m.notes,
+    }
+    if isinstance(m, ActManifest):
+        return summary | {
+            "tasks": [{"text": text} for text in m.tasks],
+            "temporal_ensemble_coeff": m.temporal_ensemble_coeff,
+        }
+    return summary | {
         "flow_steps": m.flow.steps,
         "tasks": [{"text": t.text, "tokens": len(t.token_ids)} for t in m.tasks],
         "free_text": m.tokenizer is not None,
         "position_ids": m.checkpoint.position_ids,
-        "notes": m.notes,
     }
 
 
 def _chunk_flops(m: Manifest) -> int:
     each = {b.name: b.flops for b in m.blocks}
+    if isinstance(m, ActManifest):
+        return each["vision"] * len(m.cameras) + each["policy"]
     return each["vision"] * len(m.cameras) + each["prefill"] + each["context"] + each["expert"] * m.flow.steps
 
 
@@ -169,6 +186,7 @@ def _text(s: dict[str, Any]) -> str:
     lines.append(f"  cameras  {', '.join(s['cameras'])}")
     lines.append(f"  joints   {', '.join(s['joints'])} ({s['units']})")
     lines.append(f"  chunk    {s['chunk_size']} actions at {s['rate_hz']:g} Hz = {s['chunk_s']:.2f} s")
-    lines += [f"  task     {t['text']!r} ({t['tokens']} tokens)" for t in s["tasks"]]
+    for task in s["tasks"]:
+        lines.append(f"  task     {task['text']!r}" + (f" ({task['tokens']} tokens)" if "tokens" in task else ""))
     lines += [f"  note     {note}" for note in s["notes"]]
     return "\n".join(lines)

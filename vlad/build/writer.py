@@ -20,9 +20,20 @@ import onnx
 import vlad
 from vlad import bundle as bundles
 from vlad import manifest as manifests
+from vlad.build.act_architecture import ActArchitecture
+from vlad.build.act_policy import act_policy_flops, build_act_policy
+from vlad.build.act_vision import act_vision_flops, build_act_vision
 from vlad.build.architecture import Architecture
-from vlad.build.checkpoint import Checkpoint, Normalisation
-from vlad.build.checks import EMBEDDING, Facts, check_joints, policy_cameras, tokenised_tasks
+from vlad.build.checkpoint import ActCheckpoint, Normalisation, SmolvlaCheckpoint
+from vlad.build.checks import (
+    EMBEDDING,
+    AnyCheckpoint,
+    Facts,
+    check_act,
+    check_joints,
+    policy_cameras,
+    tokenised_tasks,
+)
 from vlad.build.context import build_context, context_flops
 from vlad.build.dataset import Dataset
 from vlad.build.expert import build_expert, expert_flops
@@ -34,7 +45,19 @@ from vlad.build.vision import build_vision, vision_flops
 from vlad.bundle import Bundle
 from vlad.errors import BundleError
 from vlad.golden import golden_inputs, open_for_check, run_golden
-from vlad.manifest import Block, File, Golden, Manifest, Statistics, Task, TokenTable
+from vlad.manifest import (
+    ActCamera,
+    ActManifest,
+    Block,
+    Camera,
+    File,
+    Golden,
+    Manifest,
+    SmolvlaManifest,
+    Statistics,
+    Task,
+    TokenTable,
+)
 
 GOLDEN_TOLERANCE = 1e-3
 _UNUSED = (
@@ -43,10 +66,11 @@ _UNUSED = (
 )
 
 Report = Callable[[str], None]
+Part = tuple[str, Callable[[], Graph], int]  # name of a block, what makes it, its operations
 
 
 def build_bundle(
-    checkpoint: Checkpoint,
+    checkpoint: AnyCheckpoint,
     facts: Facts,
     dataset: Dataset | None,
     target: Path,
@@ -61,9 +85,12 @@ def build_bundle(
     if target.exists() and not force:
         raise BundleError(f"{target}: exists already; give another -o, or --force to replace it")
     cameras = policy_cameras(checkpoint, facts, dataset)
-    arch = dataclasses.replace(checkpoint.architecture, cameras=tuple(c.feature for c in cameras))
     check_joints(checkpoint, facts, dataset)
-    tasks, tokenizer = tokenised_tasks(checkpoint, facts)
+    write = (
+        _prepare_act(checkpoint, facts, cameras)
+        if isinstance(checkpoint, ActCheckpoint)
+        else _prepare_smolvla(checkpoint, facts, cameras)
+    )
 
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / f".{target.name}.partial-{os.getpid()}"
@@ -71,32 +98,17 @@ def build_bundle(
     try:
         (partial / "blocks").mkdir(parents=True)
         (partial / "golden").mkdir()
-        blocks = _write_blocks(partial, checkpoint.weights, arch, facts.position_ids, report)
-        table = _token_table(partial, checkpoint.weights, arch, tasks, whole=facts.free_text)
-        shipped = _ship(partial, tokenizer) if facts.free_text else None
-        report("checksum of the weights")
-        manifest = Manifest(
-            format_version=1,
-            policy_type="smolvla",
-            checkpoint=manifests.Checkpoint(
-                sha256=sha256(checkpoint.weights.path),
-                vlm=checkpoint.vlm_name,
-                position_ids=facts.position_ids,
-            ),
-            tools=_tools(),
-            blocks=blocks,
-            cameras=cameras,
-            joints=[manifests.Joint(name=name, gripper=is_gripper(name)) for name in facts.joints],
-            units=facts.units,
-            state=_manifest_statistics(checkpoint.state),
-            action=_manifest_statistics(checkpoint.action),
-            rate_hz=facts.rate_hz,
-            **_sizes(arch),
-            tasks=tasks,
-            token_table=table,
-            tokenizer=shipped,
-            notes=list(checkpoint.notes),
-        )
+        common = {
+            "format_version": manifests.FORMAT_VERSION,
+            "tools": _tools(),
+            "joints": [manifests.Joint(name=name, gripper=is_gripper(name)) for name in facts.joints],
+            "units": facts.units,
+            "state": _manifest_statistics(checkpoint.state),
+            "action": _manifest_statistics(checkpoint.action),
+            "rate_hz": facts.rate_hz,
+            "notes": list(checkpoint.notes),
+        }
+        manifest = write(partial, common, report)
         report("golden inputs and outputs")
         _write_manifest(partial, manifest)
         manifest = msgspec.structs.replace(manifest, golden=_golden(bundles.load(partial, verify=False)))
@@ -109,25 +121,99 @@ def build_bundle(
     return bundles.load(target, verify=False)
 
 
-def _write_blocks(
-    root: Path, weights: SafeTensors, arch: Architecture, position_ids: str, report: Report
-) -> list[Block]:
-    """The four graphs. Raises BundleError when a tensor is left that none of them knows."""
-    longest = arch.max_prefix
-    parts: list[tuple[str, Callable[[], Graph], int]] = [
-        ("vision", lambda: build_vision(arch, weights, position_ids), vision_flops(arch)),
+Prepared = Callable[[Path, dict[str, Any], Report], Manifest]
+"""Writes the files of a bundle to a directory; the manifest has also the fields that it is given."""
+
+
+def _prepare_smolvla(checkpoint: SmolvlaCheckpoint, facts: Facts, cameras: list[Camera]) -> Prepared:
+    if facts.actions is not None:
+        raise BundleError("--actions: a SmolVLA's chunk is kept whole")
+    arch = dataclasses.replace(checkpoint.architecture, cameras=tuple(c.feature for c in cameras))
+    weights, longest = checkpoint.weights, arch.max_prefix
+    tasks, tokenizer = tokenised_tasks(checkpoint, facts)
+    parts: list[Part] = [
+        ("vision", lambda: build_vision(arch, weights, facts.position_ids), vision_flops(arch)),
         ("prefill", lambda: build_prefill(arch, weights), prefill_flops(arch, longest)),
         ("context", lambda: build_context(arch, weights), context_flops(arch, longest)),
         ("expert", lambda: build_expert(arch, weights), expert_flops(arch, longest)),
     ]
+
+    def write(root: Path, common: dict[str, Any], report: Report) -> Manifest:
+        blocks = _write_blocks(root, parts, report)
+        weights.ignore(*_UNUSED, EMBEDDING)
+        _check_all_read(weights, "a SmolVLA")
+        table = _token_table(root, weights, arch, tasks, whole=facts.free_text)
+        shipped = _ship(root, tokenizer) if facts.free_text else None
+        report("checksum of the weights")
+        return SmolvlaManifest(
+            **common,
+            **_sizes(arch),
+            checkpoint=manifests.SmolvlaCheckpoint(
+                sha256=sha256(weights.path), vlm=checkpoint.vlm_name, position_ids=facts.position_ids
+            ),
+            blocks=blocks,
+            cameras=cameras,
+            tasks=tasks,
+            token_table=table,
+            tokenizer=shipped,
+        )
+
+    return write
+
+
+def _prepare_act(checkpoint: ActCheckpoint, facts: Facts, cameras: list[Camera]) -> Prepared:
+    check_act(checkpoint, facts)
+    arch: ActArchitecture = dataclasses.replace(
+        checkpoint.architecture, actions=facts.actions or checkpoint.architecture.actions
+    )
+    weights = checkpoint.weights
+    parts: list[Part] = [
+        ("vision", lambda: build_act_vision(arch, weights), act_vision_flops(arch)),
+        ("policy", lambda: build_act_policy(arch, weights), act_policy_flops(arch)),
+    ]
+    seen = [
+        ActCamera(
+            **msgspec.structs.asdict(camera),
+            **msgspec.structs.asdict(_manifest_statistics(pixels)),
+            height=height,
+            width=width,
+            tokens=tokens,
+        )
+        for camera, pixels, (height, width), tokens in zip(
+            cameras, checkpoint.images, arch.sizes, arch.tokens, strict=True
+        )
+    ]
+
+    def write(root: Path, common: dict[str, Any], report: Report) -> Manifest:
+        blocks = _write_blocks(root, parts, report)
+        _check_all_read(weights, "an ACT")
+        report("checksum of the weights")
+        return ActManifest(
+            **common,
+            checkpoint=manifests.Checkpoint(sha256=sha256(weights.path)),
+            blocks=blocks,
+            cameras=seen,
+            chunk_size=arch.actions,
+            token_width=arch.dim,
+            tasks=list(dict.fromkeys(facts.tasks)),
+            temporal_ensemble_coeff=arch.temporal_ensemble_coeff,
+        )
+
+    return write
+
+
+def _write_blocks(root: Path, parts: list[Part], report: Report) -> list[Block]:
     blocks = []
     for name, build, flops in parts:
         report(f"block {name}")
         blocks.append(_block(root, name, build(), flops))
-    weights.ignore(*_UNUSED, EMBEDDING)
-    if left := weights.unread():
-        raise BundleError(f"{weights.path}: tensors that a SmolVLA does not have: {left[:5]} ({len(left)} in all)")
     return blocks
+
+
+def _check_all_read(weights: SafeTensors, policy: str) -> None:
+    """Raises BundleError when a tensor is left that no block knows."""
+    if left := weights.unread():
+        raise BundleError(f"{weights.path}: tensors that {policy} does not have: {left[:5]} ({len(left)} in all)")
 
 
 def _sizes(arch: Architecture) -> dict[str, Any]:

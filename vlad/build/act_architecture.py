@@ -1,0 +1,150 @@
+"""The sizes and settings of an ACT, read from its weights and configuration and checked against each
+other.
+
+What is not supported is refused by name. Sources: lerobot 0.4.4 `policies/act/configuration_act.py`
+and `modeling_act.py`; torchvision's `models/resnet.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from vlad.build.safetensors import SafeTensors
+from vlad.errors import BundleError
+
+# Blocks of each of the four stages; both are made of BasicBlock, two 3x3 convolutions.
+_BACKBONES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+
+# Settings of config.json that change the computation, with the only values that are supported.
+_SUPPORTED: dict[str, tuple[Any, ...]] = {
+    "n_obs_steps": (1,),
+    "use_peft": (False, None),
+    "vision_backbone": tuple(_BACKBONES),
+    # LeRobot cannot make it either: a BasicBlock has no dilation.
+    "replace_final_stride_with_dilation": (False, 0),
+    # glu halves the width, which LeRobot's second linear layer does not take.
+    "feedforward_activation": ("relu", "gelu"),
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ActArchitecture:
+    """Every size and setting of one ACT.
+
+    sizes: height and width of each camera's frames in pixels. blocks, widths: of the backbone's four
+    stages. actions: how many of `chunk_size` are kept.
+    """
+
+    cameras: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...]
+    dim: int
+    heads: int
+    feedforward: int
+    activation: str
+    pre_norm: bool
+    encoder_layers: int
+    decoder_layers: int
+    uses_vae: bool
+    latent_dim: int
+    chunk_size: int
+    actions: int
+    temporal_ensemble_coeff: float | None
+    state_dim: int
+    action_dim: int
+
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of each camera's feature map: five times halved, rounded up."""
+        return tuple((-(-height // 32), -(-width // 32)) for height, width in self.sizes)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Image tokens of each camera."""
+        return tuple(rows * columns for rows, columns in self.grids)
+
+
+def read_act(file: Path, config: dict[str, Any], weights: SafeTensors) -> ActArchitecture:
+    """Derive every size; `file` is where `config` came from, for messages.
+
+    Raises BundleError for what is unsupported or does not fit together.
+    """
+    for key, accepted in _SUPPORTED.items():
+        if key in config and config[key] not in accepted:
+            raise BundleError(f"{file}: {key} = {config[key]!r} is not supported (accepted: {list(accepted)})")
+    try:
+        cameras, sizes = _cameras(file, config["input_features"])
+        coefficient = config["temporal_ensemble_coeff"]
+        found = ActArchitecture(
+            cameras=cameras,
+            sizes=sizes,
+            blocks=_BACKBONES[config["vision_backbone"]],
+            widths=_widths(weights),
+            dim=int(config["dim_model"]),
+            heads=int(config["n_heads"]),
+            feedforward=int(config["dim_feedforward"]),
+            activation=str(config["feedforward_activation"]),
+            pre_norm=bool(config["pre_norm"]),
+            encoder_layers=int(config["n_encoder_layers"]),
+            decoder_layers=int(config["n_decoder_layers"]),
+            uses_vae=bool(config["use_vae"]),
+            latent_dim=int(config["latent_dim"]),
+            chunk_size=int(config["chunk_size"]),
+            # An ensemble is of whole chunks, one at each step: n_action_steps is 1 there and means that.
+            actions=int(config["n_action_steps"] if coefficient is None else config["chunk_size"]),
+            temporal_ensemble_coeff=None if coefficient is None else float(coefficient),
+            state_dim=int(config["input_features"]["observation.state"]["shape"][0]),
+            action_dim=int(config["output_features"]["action"]["shape"][0]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise BundleError(f"{file}: missing or malformed setting: {error!r}") from None
+    wrong = {
+        f"dim_model = {found.dim}, n_heads = {found.heads} (the width must be a multiple of 4 and of the heads)": min(
+            found.dim, found.heads
+        )
+        < 1
+        or found.dim % 4 > 0
+        or found.dim % found.heads > 0,
+        f"n_encoder_layers = {found.encoder_layers}, n_decoder_layers = {found.decoder_layers}": min(
+            found.encoder_layers, found.decoder_layers
+        )
+        < 1,
+        f"chunk_size = {found.chunk_size}, n_action_steps = {found.actions}": not (
+            1 <= found.actions <= found.chunk_size
+        ),
+        f"temporal_ensemble_coeff = {found.temporal_ensemble_coeff} (-10..10 is)": not (
+            -10 <= (found.temporal_ensemble_coeff or 0) <= 10
+        ),
+    }
+    for what, is_wrong in wrong.items():
+        if is_wrong:
+            raise BundleError(f"{file}: {what} is not supported")
+    return found
+
+
+def _cameras(file: Path, inputs: dict[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
+    """Features of the cameras, in policy order, with the sizes of their frames."""
+    visual = {str(k): [int(n) for n in f["shape"]] for k, f in inputs.items() if f["type"] == "VISUAL"}
+    others = sorted(set(inputs) - set(visual) - {"observation.state"})
+    if others:
+        raise BundleError(f"{file}: input features {others} are not supported: a robot's daemon has none of them")
+    if not 1 <= len(visual) <= 4:
+        raise BundleError(f"{file}: {len(visual)} cameras; 1 to 4 are supported")
+    for name, shape in visual.items():
+        if len(shape) != 3 or shape[0] != 3 or not all(1 <= side <= 8192 for side in shape[1:]):
+            raise BundleError(f"{file}: {name} of shape {shape}; [3, height, width] is supported")
+    return tuple(visual), tuple((height, width) for _, height, width in visual.values())
+
+
+def _widths(weights: SafeTensors) -> tuple[int, ...]:
+    """Channels of the backbone's four stages."""
+    widths = []
+    for stage in range(1, 5):
+        shape = weights.shape(f"model.backbone.layer{stage}.0.conv2.weight")
+        if len(shape) != 4 or shape[2:] != (3, 3):
+            raise BundleError(f"{weights.path}: backbone.layer{stage} has kernels {list(shape)}, not of a BasicBlock")
+        widths.append(shape[0])
+    return tuple(widths)
