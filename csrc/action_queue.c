@@ -1,5 +1,6 @@
 /* The action queue: see action_queue.h. */
 #include <errno.h>  /* EINVAL */
+#include <math.h>   /* exp, llround */
 #include <string.h> /* memcpy, memset */
 
 #include "action_queue.h"
@@ -9,6 +10,7 @@
 #define FRESH 4u
 
 #define ROW sizeof(int64_t[VLAD_MAX_JOINTS])
+#define GAIN_UNIT 1000000000
 
 /* A chunk on its way into the producer's back buffer. */
 struct merge {
@@ -43,7 +45,7 @@ int vlad_queue_init(struct vlad_queue *queue, const struct vlad_gate_config *gat
         return -EINVAL;
     memset(queue, 0, sizeof *queue);
     queue->gate = *gate;
-    queue->aggregate = aggregate;
+    vlad_queue_set_aggregate(queue, aggregate, 0);
     queue->lookahead_ns = lookahead_ns;
     for (int i = 0; i < 3; i++)
         queue->buffer[i].period_ns = gate->period_ns; /* never 0, also while empty */
@@ -51,6 +53,23 @@ int vlad_queue_init(struct vlad_queue *queue, const struct vlad_gate_config *gat
     atomic_init(&queue->shared, 1);
     queue->newest = 1;
     queue->front = 2;
+    return 0;
+}
+
+int vlad_queue_set_aggregate(struct vlad_queue *queue, enum vlad_aggregate aggregate,
+                             int64_t ensemble)
+{
+    double ratio = exp((double)ensemble / VLAD_ENSEMBLE_UNIT), sum = 1; /* sum over the last weight */
+
+    if ((unsigned)aggregate >= VLAD_N_AGGREGATES || magnitude(ensemble) > VLAD_MAX_ENSEMBLE ||
+        (ensemble && aggregate != VLAD_TEMPORAL_ENSEMBLE))
+        return -EINVAL;
+    queue->aggregate = aggregate;
+    queue->ensemble = ensemble;
+    for (int k = 1; k < VLAD_MAX_ACTIONS; k++) {
+        sum = 1 + ratio * sum;
+        queue->gain[k] = llround(GAIN_UNIT / sum);
+    }
     return 0;
 }
 
@@ -68,9 +87,18 @@ static void fill(struct vlad_queue *queue, const struct vlad_chunk *chunk, struc
     struct vlad_timeline *to = merge->to;
 
     memcpy(to->action_nu, queue->chunk_nu[merge->first], (size_t)merge->n_new * ROW);
-    for (int i = 0; i < merge->n_new; i++)
+    for (int i = 0; i < merge->n_new; i++) {
         to->t_obs_ns[i] = chunk->t_obs_ns;
+        to->opinions[i] = 1;
+    }
     to->n = merge->n_new;
+}
+
+static void copy_action(struct vlad_timeline *to, int i, const struct vlad_timeline *from, int64_t k)
+{
+    memcpy(to->action_nu[i], from->action_nu[k], ROW);
+    to->t_obs_ns[i] = from->t_obs_ns[k];
+    to->opinions[i] = from->opinions[k];
 }
 
 /* Returns how many actions at the start were aggregated with old ones, gaps included. */
@@ -104,6 +132,34 @@ static int overlap(const struct vlad_queue *queue, struct merge *merge)
     return end;
 }
 
+/* Returns how many actions at the start are of the ensemble, gaps included: each goes from what it was
+ * towards what the chunk says, the less the more chunks have been heard. */
+static int join_ensemble(const struct vlad_queue *queue, struct merge *merge)
+{
+    const struct vlad_timeline *old = merge->old;
+    struct vlad_timeline *to = merge->to;
+    int64_t shift = (to->t0_ns - old->t0_ns) / to->period_ns;
+    int end = 0;
+
+    for (int i = 0; i < to->n; i++) {
+        int64_t k = i + shift, heard;
+
+        if ((uint64_t)k >= (uint64_t)old->n)
+            continue;
+        heard = old->opinions[k];
+        /* Rounding by floor, as above. */
+        for (int j = 0; j < queue->gate.limits.n_joints; j++)
+            to->action_nu[i][j] =
+                old->action_nu[k][j] + vlad_scale(to->action_nu[i][j] - old->action_nu[k][j],
+                                                  queue->gain[heard], GAIN_UNIT);
+        if (old->t_obs_ns[k] > to->t_obs_ns[i])
+            to->t_obs_ns[i] = old->t_obs_ns[k];
+        to->opinions[i] = least(heard + 1, VLAD_MAX_ACTIONS - 1);
+        end = i + 1;
+    }
+    return end;
+}
+
 /* Returns how many actions at the start are the old ones: those up to the read point have been read,
  * and the next one is what the trajectory is on its way to. They keep their own observation. */
 static int keep_read(struct merge *merge)
@@ -118,8 +174,7 @@ static int keep_read(struct merge *merge)
 
         if ((uint64_t)k >= (uint64_t)old->n)
             continue;
-        memcpy(to->action_nu[i], old->action_nu[k], ROW);
-        to->t_obs_ns[i] = old->t_obs_ns[k];
+        copy_action(to, i, old, k);
         end = i + 1;
     }
     return end;
@@ -171,10 +226,8 @@ static void keep_tail(const struct vlad_queue *queue, struct merge *merge)
         return;
     }
     if (!beyond_step(queue, to->action_nu[to->n - 1], old->action_nu[k]))
-        for (; k < old->n && to->n < VLAD_MAX_TIMELINE; k++) {
-            memcpy(to->action_nu[to->n], old->action_nu[k], ROW);
-            to->t_obs_ns[to->n++] = old->t_obs_ns[k];
-        }
+        for (; k < old->n && to->n < VLAD_MAX_TIMELINE; k++)
+            copy_action(to, to->n++, old, k);
     merge->n_tail_dropped = (int)(old->n - k);
 }
 
@@ -209,8 +262,12 @@ static bool merge_async(struct vlad_queue *queue, struct merge *merge,
     int n = gate->limits.n_joints;
     int64_t was[VLAD_MAX_JOINTS], is[VLAD_MAX_JOINTS];
 
-    fade_overlap(queue, merge,
-                 queue->aggregate == VLAD_RTC ? keep_read(merge) : overlap(queue, merge));
+    if (queue->aggregate == VLAD_RTC)
+        fade_overlap(queue, merge, keep_read(merge));
+    else if (queue->aggregate == VLAD_TEMPORAL_ENSEMBLE)
+        fade_overlap(queue, merge, join_ensemble(queue, merge));
+    else
+        fade_overlap(queue, merge, overlap(queue, merge));
     keep_tail(queue, merge);
     vlad_timeline_at(merge->old, n, merge->read_ns, was);
     vlad_timeline_at(merge->to, n, merge->read_ns, is);

@@ -16,15 +16,21 @@
 
 /* How old and new become one on the overlap. The first four are LeRobot's f(old, new) with its names
  * and weights. VLAD_RTC is for a chunk that was sampled to continue the old one (vlad/rtc.py): the
- * old actions up to the one that the trajectory is on its way to, the new ones from there on. */
+ * old actions up to the one that the trajectory is on its way to, the new ones from there on.
+ * VLAD_TEMPORAL_ENSEMBLE is ACT's: every action is the mean of all chunks that have said something of
+ * its time, the i-th of them (the oldest is 0) with the weight exp(-coefficient * i). */
 enum vlad_aggregate {
     VLAD_WEIGHTED_AVERAGE, /* 0.3 old + 0.7 new */
     VLAD_LATEST_ONLY,
     VLAD_AVERAGE,          /* 0.5 / 0.5 */
     VLAD_CONSERVATIVE,     /* 0.7 old + 0.3 new */
     VLAD_RTC,
+    VLAD_TEMPORAL_ENSEMBLE,
     VLAD_N_AGGREGATES
 };
+
+#define VLAD_ENSEMBLE_UNIT 1000000 /* a coefficient of 1 */
+#define VLAD_MAX_ENSEMBLE (10 * VLAD_ENSEMBLE_UNIT)
 
 /* Actions due at t0_ns + k * period_ns, k = 0..n-1. n == 0: empty. */
 struct vlad_timeline {
@@ -37,11 +43,16 @@ struct vlad_timeline {
     int n;
     int64_t action_nu[VLAD_MAX_TIMELINE][VLAD_MAX_JOINTS];
     int64_t t_obs_ns[VLAD_MAX_TIMELINE]; /* newest observation behind each action */
+    int64_t opinions[VLAD_MAX_TIMELINE]; /* how many chunks each is the mean of: 1 but in an ensemble */
 };
 
 struct vlad_queue {
     struct vlad_gate_config gate;
     enum vlad_aggregate aggregate;
+    int64_t ensemble;        /* the coefficient, in millionths */
+    /* What the next chunk weighs in the mean of k, in thousand-millionths: exp(-c * k) over the sum of all
+     * weights up to it. */
+    int64_t gain[VLAD_MAX_ACTIONS];
     int64_t lookahead_ns;    /* the trajectory reads the timeline this far ahead of now */
     struct vlad_timeline buffer[3];
     _Atomic uint32_t shared; /* index of the middle buffer | FRESH; written by both by exchange */
@@ -54,6 +65,12 @@ struct vlad_queue {
 /* 0, or -EINVAL (joint count, period, limits inverted, aggregate, more than VLAD_MAX_ACTIONS). */
 int vlad_queue_init(struct vlad_queue *queue, const struct vlad_gate_config *gate,
                     enum vlad_aggregate aggregate, int64_t lookahead_ns);
+
+/* Producer. How the next chunks are merged; `ensemble` is the coefficient in millionths, +-10 at most, and
+ * must be 0 but for VLAD_TEMPORAL_ENSEMBLE. 0, or -EINVAL and nothing has changed. vlad_queue_init() does
+ * it with 0. */
+int vlad_queue_set_aggregate(struct vlad_queue *queue, enum vlad_aggregate aggregate,
+                             int64_t ensemble);
 
 /* Producer. Gate, merge, gate again, publish. The only way in. The producer may lose its processor
  * between the gate's clock and the publication, so the timeline says when that is too late: after

@@ -148,7 +148,7 @@ void vlad_flight_push(struct vlad_servo *servo, const struct vlad_chunk *chunk,
     struct vlad_flight *flight = servo->flight;
     const struct vlad_queue *queue = &servo->queue;
     const struct vlad_timeline *timeline = &queue->buffer[queue->newest];
-    struct vlad_flight_part parts[4];
+    struct vlad_flight_part parts[5];
     struct vlad_flight_chunk *record;
     int n = 1;
 
@@ -172,6 +172,8 @@ void vlad_flight_push(struct vlad_servo *servo, const struct vlad_chunk *chunk,
     record->period_ns[0] = queue->gate.period_ns;
     record->max_observation_age_ns[0] = queue->gate.max_observation_age_ns;
     record->max_frame_age_ns[0] = queue->gate.max_frame_age_ns;
+    record->merge[0] = 1 + (int32_t)queue->aggregate;
+    record->ensemble[0] = queue->ensemble;
     record->timeline[0] = queue->published;
     record->raised[0] = raised;
     record->verdict[0] = (int32_t)report->verdict;
@@ -201,6 +203,10 @@ void vlad_flight_push(struct vlad_servo *servo, const struct vlad_chunk *chunk,
         parts[n++] = (struct vlad_flight_part){
             timeline->t_obs_ns, (size_t)timeline->n * sizeof timeline->t_obs_ns[0]
         };
+        if (queue->aggregate == VLAD_TEMPORAL_ENSEMBLE)
+            parts[n++] = (struct vlad_flight_part){
+                timeline->opinions, (size_t)timeline->n * sizeof timeline->opinions[0]
+            };
     }
     vlad_flight_ring_add(flight->producer, VLAD_FLIGHT_CHUNK, now_ns, parts, n);
 }
@@ -213,6 +219,8 @@ void vlad_flight_timing(struct vlad_servo *servo)
         .period_ns = { gate->period_ns },
         .max_observation_age_ns = { gate->max_observation_age_ns },
         .max_frame_age_ns = { gate->max_frame_age_ns },
+        .merge = { 1 + (int32_t)servo->queue.aggregate },
+        .ensemble = { servo->queue.ensemble },
         .timeline = { servo->queue.published }
     };
     struct vlad_flight_part part = { &record, sizeof record };

@@ -12,7 +12,8 @@
 enum vlad_flight_kind {
     VLAD_FLIGHT_TICK = 1,
     VLAD_FLIGHT_STATE,  /* the loop's own state, every few seconds */
-    VLAD_FLIGHT_CHUNK,  /* then its actions (double), then the merged timeline if one was published */
+    VLAD_FLIGHT_CHUNK,  /* then its actions (double), then the merged timeline if one was published:
+                          * action_nu, t_obs_ns, and opinions where it is an ensemble */
     VLAD_FLIGHT_TIMING, /* another policy's timing: the queue was emptied */
     VLAD_FLIGHT_NOTE,   /* JSON from Python */
     VLAD_FLIGHT_PICTURE /* a thumbnail, from Python */
@@ -29,7 +30,8 @@ enum vlad_flight_range {
     VLAD_RANGE_COUNT, /* 0 .. 2^62 */
     VLAD_RANGE_TIMELINE, VLAD_RANGE_MODE, VLAD_RANGE_STARVE, VLAD_RANGE_LEVEL,
     VLAD_RANGE_SUM,   /* a sum of the trajectory's windows */
-    VLAD_RANGE_WINDOW /* an index into one */
+    VLAD_RANGE_WINDOW, /* an index into one */
+    VLAD_RANGE_MERGE  /* 0 .. VLAD_N_AGGREGATES */
 };
 
 enum vlad_flight_role {
@@ -118,6 +120,8 @@ enum vlad_flight_role {
     F(int64_t, period_ns, 1, NS, IN)     /* from here: the policy's timing in force */           \
     F(int64_t, max_observation_age_ns, 1, NS, IN)                                                \
     F(int64_t, max_frame_age_ns, 1, NS, IN)                                                      \
+    F(int32_t, merge, 1, MERGE, IN)      /* 1 + its aggregate; 0: the configuration's */         \
+    F(int64_t, ensemble, 1, NU, IN)      /* its coefficient, in millionths */                    \
     F(int64_t, bad_ns, 3, NS, IN)        /* the producer's own memory before */                  \
     F(int32_t, stale_run, 1, ANY, IN)                                                            \
     F(uint64_t, before, 1, COUNT, IN)    /* number of the newest timeline before */              \
@@ -141,6 +145,8 @@ enum vlad_flight_role {
     F(int64_t, period_ns, 1, NS, IN)                                                             \
     F(int64_t, max_observation_age_ns, 1, NS, IN)                                                \
     F(int64_t, max_frame_age_ns, 1, NS, IN)                                                      \
+    F(int32_t, merge, 1, MERGE, IN)     /* 1 + its aggregate; 0: the configuration's */          \
+    F(int64_t, ensemble, 1, NU, IN)     /* its coefficient, in millionths */                     \
     F(uint64_t, timeline, 1, COUNT, IN) /* number of the empty one */
 
 #define VLAD_FLIGHT_MEMBER(type, name, count, range, role) type name[count];

@@ -83,12 +83,20 @@ int vlad_flight_replay_begin(struct vlad_flight_replay *replay, struct vlad_serv
                                      servo->flight);
 }
 
+static enum vlad_aggregate aggregate_of(const struct vlad_servo *servo, int32_t merge)
+{
+    return merge ? (enum vlad_aggregate)(merge - 1) : servo->config.aggregate;
+}
+
 int vlad_flight_replay_timeline(struct vlad_servo *servo, const struct vlad_timeline *timeline)
 {
     struct vlad_queue *queue = &servo->queue;
 
     if (timeline->n < 0 || timeline->n > VLAD_MAX_TIMELINE || timeline->period_ns <= 0)
         return -EINVAL;
+    for (int i = 0; i < timeline->n; i++)
+        if (timeline->opinions[i] < 1 || timeline->opinions[i] >= VLAD_MAX_ACTIONS)
+            return -EINVAL;
     queue->published = timeline->number;
     queue->buffer[queue->newest] = *timeline;
     queue->buffer[queue->front] = *timeline;
@@ -138,7 +146,9 @@ int vlad_flight_replay_push(struct vlad_servo *servo, const struct vlad_flight_c
     if (first) {
         int rc = vlad_servo_set_timing(servo, record->period_ns[0],
                                        record->max_observation_age_ns[0],
-                                       record->max_frame_age_ns[0]);
+                                       record->max_frame_age_ns[0],
+                                       aggregate_of(servo, record->merge[0]),
+                                       record->ensemble[0]);
 
         if (rc)
             return rc;
@@ -153,4 +163,11 @@ int vlad_flight_replay_push(struct vlad_servo *servo, const struct vlad_flight_c
     vlad_servo_push_with(servo, &chunk, &command, record->now_ns[0], &report);
     atomic_store(&servo->watchdog.pulsed, pulsed); /* which tick sees them is in the record */
     return 0;
+}
+
+int vlad_flight_replay_timing(struct vlad_servo *servo, const struct vlad_flight_timing *record)
+{
+    return vlad_servo_policy_timing(servo, record->period_ns[0], record->max_observation_age_ns[0],
+                                    record->max_frame_age_ns[0],
+                                    aggregate_of(servo, record->merge[0]), record->ensemble[0]);
 }

@@ -21,7 +21,7 @@ int vlad_flight_replay_begin(struct vlad_flight_replay *replay, struct vlad_serv
                              const int64_t (*ring2)[VLAD_MAX_JOINTS]);
 
 /* The timeline that the loop had in front in that state; n == 0: none of this engagement. -EINVAL for
- * an impossible n or period_ns. */
+ * an impossible n, period_ns or number of opinions. */
 int vlad_flight_replay_timeline(struct vlad_servo *servo, const struct vlad_timeline *timeline);
 
 /* One recorded tick. The timeline that it saw must be the newest, as vlad_servo_push_with() made it. */
@@ -33,5 +33,8 @@ void vlad_flight_replay_tick(struct vlad_flight_replay *replay, struct vlad_serv
  * actions that are absent though the shape is right. */
 int vlad_flight_replay_push(struct vlad_servo *servo, const struct vlad_flight_chunk *record,
                              const double *actions, bool first);
+
+/* The recorded timing of another policy; a record without a way of merging keeps the configuration's. */
+int vlad_flight_replay_timing(struct vlad_servo *servo, const struct vlad_flight_timing *record);
 
 #endif

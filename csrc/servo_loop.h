@@ -69,7 +69,7 @@ enum vlad_starve {
 
 struct vlad_servo_config {
     struct vlad_gate_config gate;     /* limits and ages; gate.limits.n_joints rules */
-    enum vlad_aggregate aggregate;
+    enum vlad_aggregate aggregate;    /* until vlad_servo_policy_timing() */
     int64_t period_ns;                /* of the servo loop */
     int64_t read_budget_ns;           /* a read never costs more */
     int64_t unit_nu[VLAD_MAX_JOINTS]; /* nano-units of one encoder tick */
@@ -277,9 +277,11 @@ void vlad_servo_starve(struct vlad_servo *servo, int cause);
 /* Row 33: the machine has slept so long in all. A tick that finds it longer than before latches. */
 void vlad_servo_slept(struct vlad_servo *servo, int64_t slept_ns);
 
-/* Producer thread, between pushes: the timing of another policy. Empties the queue. 0 or -EINVAL. */
+/* Producer thread, between pushes: the timing of another policy, and how its chunks are merged (see
+ * vlad_queue_set_aggregate). Empties the queue. 0 or -EINVAL. */
 int vlad_servo_policy_timing(struct vlad_servo *servo, int64_t period_ns, int64_t horizon_ns,
-                             int64_t max_frame_age_ns);
+                             int64_t max_frame_age_ns, enum vlad_aggregate aggregate,
+                             int64_t ensemble);
 
 /* The one way for a chunk to reach the arm: gate, merge, gate, queue; counted. Producer thread. */
 void vlad_servo_push(struct vlad_servo *servo, const struct vlad_chunk *chunk, int64_t now_ns,

@@ -58,7 +58,8 @@ void vlad_servo_push_with(struct vlad_servo *servo, const struct vlad_chunk *chu
 
 /* Producer thread: vlad_servo_policy_timing() without emptying the queue. */
 int vlad_servo_set_timing(struct vlad_servo *servo, int64_t period_ns, int64_t horizon_ns,
-                          int64_t max_frame_age_ns);
+                          int64_t max_frame_age_ns, enum vlad_aggregate aggregate,
+                          int64_t ensemble);
 
 /* Moves the goal by one tick; true when there is something to write. */
 bool vlad_servo_next_goal(struct vlad_servo *servo, int64_t now_ns);

@@ -83,7 +83,8 @@ void vlad_servo_push(struct vlad_servo *servo, const struct vlad_chunk *chunk, i
 }
 
 int vlad_servo_set_timing(struct vlad_servo *servo, int64_t period_ns, int64_t horizon_ns,
-                          int64_t max_frame_age_ns)
+                          int64_t max_frame_age_ns, enum vlad_aggregate aggregate,
+                          int64_t ensemble)
 {
     struct vlad_gate_config gate = servo->queue.gate;
 
@@ -91,16 +92,19 @@ int vlad_servo_set_timing(struct vlad_servo *servo, int64_t period_ns, int64_t h
     gate.max_observation_age_ns = gate.max_reuse_age_ns = horizon_ns;
     gate.max_frame_age_ns = max_frame_age_ns;
     if (vlad_gate_check_config(&gate) || horizon_ns < period_ns || max_frame_age_ns <= 0 ||
-        servo->queue.lookahead_ns > VLAD_MAX_ACTIONS * period_ns)
+        servo->queue.lookahead_ns > VLAD_MAX_ACTIONS * period_ns ||
+        vlad_queue_set_aggregate(&servo->queue, aggregate, ensemble))
         return -EINVAL;
     servo->queue.gate = gate;
     return 0;
 }
 
 int vlad_servo_policy_timing(struct vlad_servo *servo, int64_t period_ns, int64_t horizon_ns,
-                             int64_t max_frame_age_ns)
+                             int64_t max_frame_age_ns, enum vlad_aggregate aggregate,
+                             int64_t ensemble)
 {
-    int rc = vlad_servo_set_timing(servo, period_ns, horizon_ns, max_frame_age_ns);
+    int rc = vlad_servo_set_timing(servo, period_ns, horizon_ns, max_frame_age_ns, aggregate,
+                                   ensemble);
 
     if (rc)
         return rc;

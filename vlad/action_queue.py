@@ -27,13 +27,14 @@ __all__ = [
 
 AGGREGATES = (
     _native.AGGREGATES
-)  # LeRobot's names; weights of old and new: 0.3/0.7, 0/1, 1/2, 0.7/0.3; and rtc (vlad/rtc.py)
+)  # LeRobot's names; weights of old and new: 0.3/0.7, 0/1, 1/2, 0.7/0.3; rtc (vlad/rtc.py); ACT's ensemble
 
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
     """Actions due at t0_ns + k * period_ns. actions_nu int64 [n, n_joints], nano-units; t_obs_ns
-    int64 [n], the newest observation behind each action. seq: of the newest chunk in it."""
+    int64 [n], the newest observation behind each action. opinions int64 [n]: of how many chunks each
+    is the mean, in an ensemble. seq: of the newest chunk in it."""
 
     seq: int
     epoch: int
@@ -41,6 +42,7 @@ class Timeline:
     period_ns: int
     actions_nu: NDArray[np.int64]
     t_obs_ns: NDArray[np.int64]
+    opinions: NDArray[np.int64]
 
     @property
     def actions(self) -> NDArray[np.float64]:
@@ -52,10 +54,12 @@ class ActionQueue:
     """A queue for one policy. lookahead_ns: how far ahead of now the trajectory reads it."""
 
     def __init__(
-        self, config: GateConfig, aggregate: str = "weighted_average", lookahead_ns: int = 0
+        self, config: GateConfig, aggregate: str = "weighted_average", lookahead_ns: int = 0,
+        coefficient: float = 0.0,
     ) -> None:
-        """ValueError, naming what is wrong, when a limit or `aggregate` cannot be used."""
-        self._native = _native.ActionQueue(config, aggregate, lookahead_ns)
+        """coefficient: of `temporal_ensemble`. ValueError, naming what is wrong, when a limit,
+        `aggregate` or `coefficient` cannot be used."""
+        self._native = _native.ActionQueue(config, aggregate, lookahead_ns, coefficient)
 
     def push_chunk(
         self,

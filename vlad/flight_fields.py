@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlad._native.flight import CHUNK, FIELDS, SIZES, STATE, TICK, TIMING
-from vlad._native.servo import MAX_ACTIONS, MAX_JOINTS
+from vlad._native.servo import AGGREGATES, MAX_ACTIONS, MAX_JOINTS
 from vlad.errors import VladError
 
 HEADER = struct.Struct("=IIq")  # struct vlad_flight_head
@@ -104,9 +104,11 @@ def _unpack_chunk(rest: bytes, row: dict[str, Any], n_joints: int) -> None:
     whole = 0 < n <= MAX_ACTIONS and joints == n_joints
     actions = np.frombuffer(rest, np.float64, n * joints if whole else 0)
     row["actions"] = [_finite(r) for r in actions.reshape(-1, max(joints, 1)).tolist()] if whole else []
-    tail = np.frombuffer(rest, np.int64, length * (MAX_JOINTS + 1), actions.nbytes)
+    is_ensemble = row["merge"] == 1 + AGGREGATES.index("temporal_ensemble")
+    tail = np.frombuffer(rest, np.int64, length * (MAX_JOINTS + 1 + is_ensemble), actions.nbytes)
     row["timeline_nu"] = tail[: length * MAX_JOINTS].reshape(-1, MAX_JOINTS)[:, :n_joints].tolist()
-    row["timeline_t_obs_ns"] = tail[length * MAX_JOINTS :].tolist()
+    row["timeline_t_obs_ns"] = tail[length * MAX_JOINTS : length * (MAX_JOINTS + 1)].tolist()
+    row["timeline_opinions"] = tail[length * (MAX_JOINTS + 1) :].tolist()
 
 
 def _finite(values: list[float]) -> list[float | str]:
@@ -137,7 +139,7 @@ def pack(kind: int, row: Mapping[str, Any]) -> bytes:
 
 
 _EXTRA = {TICK: (), TIMING: (), STATE: ("ring1", "ring2"),
-          CHUNK: ("actions", "timeline_nu", "timeline_t_obs_ns")}  # fmt: skip
+          CHUNK: ("actions", "timeline_nu", "timeline_t_obs_ns", "timeline_opinions")}  # fmt: skip
 
 
 def _checked(kind: int, field: Field, value: Any) -> Any:
@@ -202,4 +204,15 @@ def times_ns(where: str, given: Any, n: int) -> NDArray[np.int64]:
         raise FlightError(f"{where}: {n} times are wanted")
     if any(not isinstance(v, int) or isinstance(v, bool) or not 0 <= v <= 2**61 for v in given):
         raise FlightError(f"{where}: a time is out of bounds")
+    return np.array(given, np.int64)
+
+
+def opinions(given: Any, n: int) -> NDArray[np.int64]:
+    """[n] numbers of chunks, 1 each where none is given: not an ensemble. FlightError."""
+    if not given:
+        return np.ones(n, np.int64)
+    if not isinstance(given, list) or len(given) != n:
+        raise FlightError(f"chunk.timeline_opinions: {n} numbers are wanted")
+    if any(not isinstance(v, int) or isinstance(v, bool) or not 1 <= v < MAX_ACTIONS for v in given):
+        raise FlightError("chunk.timeline_opinions: a number is out of bounds")
     return np.array(given, np.int64)

@@ -48,7 +48,7 @@ SCHEMAS: dict[str, Schema] = {
                         {"ring1": _ROWS, "ring2": _ROWS}),
     "vlad.Chunk": _core(CHUNK, "vlad.Chunk", "One action chunk at the gate, its verdict, and the queue after it", {
         "actions": {"type": "array", "items": {"type": "array", "items": _NUMBER}},
-        "timeline_nu": _ROWS, "timeline_t_obs_ns": _INTEGERS,
+        "timeline_nu": _ROWS, "timeline_t_obs_ns": _INTEGERS, "timeline_opinions": _INTEGERS,
     }),
     "vlad.Timing": _core(TIMING, "vlad.Timing", "The timing of another policy; the queue was emptied"),
     "vlad.Mode": _object("vlad.Mode", "Mode, reaction and faults, whenever one changed", {

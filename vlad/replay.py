@@ -18,7 +18,7 @@ import numpy as np
 from vlad._native.flight import CHUNK, STATE, TICK, TIMING, Replay, Ring
 from vlad._native.servo import MAX_JOINTS
 from vlad.faults import BY_ID
-from vlad.flight_fields import NAMES, FlightError, actions, decisions, pack, rows_nu, times_ns
+from vlad.flight_fields import NAMES, FlightError, actions, decisions, opinions, pack, rows_nu, times_ns
 from vlad.flight_file import Flight, fault_names, read
 from vlad.servo import MODES, REACTIONS, REASONS, WHY_NOT, Servo
 
@@ -142,7 +142,7 @@ class _Run:
         if chunk is None:
             core.timeline(number=number, seq=0, epoch=0, t0_ns=0, period_ns=self._config.action_period_ns,
                           overdue_ns=0, actions_nu=np.zeros((0, MAX_JOINTS), np.int64),
-                          t_obs_ns=np.zeros(0, np.int64))  # fmt: skip
+                          t_obs_ns=np.zeros(0, np.int64), opinions=np.zeros(0, np.int64))  # fmt: skip
             return
         pack(CHUNK, chunk)  # its numbers are within their ranges
         rows = rows_nu("chunk.timeline_nu", chunk.get("timeline_nu"), MAX_TIMELINE)
@@ -151,6 +151,7 @@ class _Run:
             t0_ns=_integer(chunk, "t0_ns"), period_ns=_integer(chunk, "period_ns"),
             overdue_ns=_integer(chunk, "overdue_ns"), actions_nu=rows,
             t_obs_ns=times_ns("chunk.timeline_t_obs_ns", chunk.get("timeline_t_obs_ns"), len(rows)),
+            opinions=opinions(chunk.get("timeline_opinions"), len(rows)),
         )  # fmt: skip
 
     def _produce(self, core: Replay, kind: int, row: dict[str, Any]) -> Difference | None:

@@ -37,6 +37,7 @@ static uint64_t digest(const struct vlad_timeline *timeline)
     for (int i = 0; i < timeline->n; i++) {
         ADD(timeline->action_nu[i][0]);
         ADD(timeline->t_obs_ns[i]);
+        ADD(timeline->opinions[i]);
     }
     return hash;
 }

@@ -275,6 +275,130 @@ static void test_rtc_goes_on_from_what_was_read(void)
         CHECK_EQ(milli(i), 250 + 50 * i);
 }
 
+static void start_ensemble(int64_t coefficient)
+{
+    start(VLAD_TEMPORAL_ENSEMBLE);
+    CHECK_EQ(vlad_queue_set_aggregate(&queue, VLAD_TEMPORAL_ENSEMBLE, coefficient), 0);
+    CHECK_EQ(queue.ensemble, coefficient);
+}
+
+static void test_set_aggregate(void)
+{
+    start(VLAD_AVERAGE);
+    CHECK_EQ(queue.ensemble, 0);
+    CHECK_EQ(vlad_queue_set_aggregate(&queue, VLAD_AVERAGE, 1), -EINVAL);
+    CHECK_EQ(vlad_queue_set_aggregate(&queue, VLAD_N_AGGREGATES, 0), -EINVAL);
+    CHECK_EQ(vlad_queue_set_aggregate(&queue, (enum vlad_aggregate)-1, 0), -EINVAL);
+    CHECK_EQ(vlad_queue_set_aggregate(&queue, VLAD_TEMPORAL_ENSEMBLE, VLAD_MAX_ENSEMBLE + 1),
+             -EINVAL);
+    CHECK_EQ(vlad_queue_set_aggregate(&queue, VLAD_TEMPORAL_ENSEMBLE, -VLAD_MAX_ENSEMBLE - 1),
+             -EINVAL);
+    CHECK_EQ(queue.aggregate, VLAD_AVERAGE);
+    CHECK_EQ(queue.ensemble, 0);
+
+    /* All alike: halves, thirds, quarters. The weights of 1 and exp(-0.01), exp(-0.02). */
+    start_ensemble(0);
+    CHECK_EQ(queue.gain[1], 500000000);
+    CHECK_EQ(queue.gain[2], 333333333);
+    CHECK_EQ(queue.gain[3], 250000000);
+    CHECK_EQ(queue.gain[VLAD_MAX_ACTIONS - 1], 3906250);
+    start_ensemble(10000);
+    CHECK_EQ(queue.gain[1], 497500021);
+    CHECK_EQ(queue.gain[2], 330005611);
+    start_ensemble(VLAD_MAX_ENSEMBLE); /* the first says all, however many come */
+    CHECK_EQ(queue.gain[1], 45398);
+    CHECK_EQ(queue.gain[VLAD_MAX_ACTIONS - 1], 0);
+    start_ensemble(-VLAD_MAX_ENSEMBLE); /* the newest does */
+    CHECK_EQ(queue.gain[1], 999954602);
+    CHECK_EQ(queue.gain[VLAD_MAX_ACTIONS - 1], 999954600);
+}
+
+#define ENSEMBLED 24
+#define OFTEN 60
+
+/* Every action against the mean of what was said of its time, taken all at once. */
+static void check_ensemble(double coefficient)
+{
+    static double said[OFTEN][ENSEMBLED];
+    const struct vlad_timeline *line;
+
+    start_ensemble((int64_t)(coefficient * VLAD_ENSEMBLE_UNIT));
+    for (int c = 0; c < OFTEN; c++) {
+        int64_t t = 1000 * MS + c * PERIOD;
+
+        ramp(0, 0);
+        for (int i = 0; i < ENSEMBLED; i++)
+            said[c][i] = actions[i][0] = 1e-3 * (double)random_in(-30, 30);
+        CHECK(push_chunk(ENSEMBLED, t, t, c == 0));
+        CHECK_EQ(report.n_blended, 0);
+        line = newest();
+        CHECK_EQ(line->n, ENSEMBLED);
+        for (int i = 0; i < ENSEMBLED; i++) {
+            double sum = 0, weights = 0;
+            int heard = 0;
+
+            for (int old = 0; old <= c; old++)
+                if (c - old + i < ENSEMBLED) {
+                    double weight = exp(-coefficient * heard++);
+
+                    sum += weight * said[old][c - old + i];
+                    weights += weight;
+                }
+            CHECK_EQ(line->opinions[i], heard);
+            CHECK(fabs((double)line->action_nu[i][0] - sum / weights * UNIT) <= ENSEMBLED);
+            CHECK_EQ(line->action_nu[i][1], UNIT / 2);
+            CHECK_EQ(line->t_obs_ns[i], t);
+        }
+    }
+}
+
+static void test_temporal_ensemble(void)
+{
+    static const long expected[] = {50, 50, 50, 0, 0, 0};
+
+    check_ensemble(0.01);
+    check_ensemble(0);
+    check_ensemble(-0.3);
+    check_ensemble(2);
+
+    /* A shorter chunk: what lies behind it has been said once, and twice is the next mean of three. */
+    start_ensemble(0);
+    ramp(0, 0);
+    CHECK(push_chunk(6, 1000 * MS, 1000 * MS, true));
+    ramp(0.1, 0);
+    CHECK(push_chunk(3, 1000 * MS, 1000 * MS, false));
+    for (int i = 0; i < 6; i++) {
+        CHECK_EQ(milli(i), expected[i]);
+        CHECK_EQ(newest()->opinions[i], i < 3 ? 2 : 1);
+    }
+    ramp(0.02, 0);
+    CHECK(push_chunk(8, 950 * MS, 1000 * MS, false)); /* an older observation: from its action 1 on */
+    for (int i = 0; i < 7; i++) {
+        CHECK_EQ(milli(i), i < 3 ? 40 : i < 6 ? 10 : 20);
+        CHECK_EQ(newest()->opinions[i], i < 3 ? 3 : i < 6 ? 2 : 1);
+        CHECK_EQ(newest()->t_obs_ns[i], (i < 6 ? 1000 : 950) * MS);
+    }
+
+    /* A new engagement starts to count anew, and so does a chunk behind a clock that went back. */
+    CHECK(push_chunk(8, 1000 * MS, 1000 * MS, true));
+    CHECK_EQ(newest()->opinions[0], 1);
+    CHECK(push_chunk(4, 500 * MS, 500 * MS, false));
+    CHECK_EQ(newest()->opinions[3], 1);
+    CHECK_EQ(report.n_tail_dropped, 8);
+
+    /* More opinions than can be counted, if only for want of time: the last weight stays. */
+    start_ensemble(0);
+    ramp(0, 0);
+    CHECK(push_chunk(4, 1000 * MS, 1000 * MS, true));
+    for (int c = 0; c < VLAD_MAX_ACTIONS + 20; c++) {
+        CHECK(push_chunk(4, 1000 * MS, 1000 * MS, false));
+        CHECK_EQ(newest()->opinions[0], c + 2 < VLAD_MAX_ACTIONS ? c + 2 : VLAD_MAX_ACTIONS - 1);
+    }
+    ramp(0.256, 0);
+    CHECK(push_chunk(4, 1000 * MS, 1000 * MS, false));
+    CHECK_EQ(newest()->action_nu[0][0], UNIT / 1000);
+}
+
 /* What lies behind the new chunk stays; the age of an action is that of the newest observation. */
 static void test_tail_is_kept(void)
 {
@@ -667,6 +791,9 @@ static void test_invariants(void)
         if (round % 40 == 0)
             start_with(&gate, (enum vlad_aggregate)random_in(0, VLAD_N_AGGREGATES - 1),
                        random_in(0, 4) * 37 * MS);
+        if (queue.aggregate == VLAD_TEMPORAL_ENSEMBLE)
+            CHECK_EQ(vlad_queue_set_aggregate(&queue, VLAD_TEMPORAL_ENSEMBLE,
+                                              random_in(-20, 20) * 50000), 0);
         t_obs = now - random_in(0, cold ? 1000 : 12 * 50) * MS;
         command.goal_nu[0] = random_in(-300, 300) * MILLI;
         command.goal_nu[1] = random_in(300, 700) * MILLI;
@@ -800,6 +927,8 @@ int main(void)
     test_elapsed_are_dropped();
     test_aggregates();
     test_rtc_goes_on_from_what_was_read();
+    test_set_aggregate();
+    test_temporal_ensemble();
     test_tail_is_kept();
     test_far_tail_is_dropped();
     test_jump_is_blended();

@@ -571,13 +571,19 @@ static void test_a_stall_inside_a_tick_holds(void)
 static void test_policy_timing(void)
 {
     begin_moving();
-    CHECK_EQ(vlad_servo_policy_timing(&rig, 0, CHUNK * ACTION, 67 * MS), -EINVAL);
-    CHECK_EQ(vlad_servo_policy_timing(&rig, VLAD_NS_PER_S + 1, 2 * VLAD_NS_PER_S, 67 * MS), -EINVAL);
-    CHECK_EQ(vlad_servo_policy_timing(&rig, ACTION, ACTION - 1, 67 * MS), -EINVAL);
-    CHECK_EQ(vlad_servo_policy_timing(&rig, ACTION, CHUNK * ACTION, 0), -EINVAL);
+    CHECK_EQ(vlad_servo_policy_timing(&rig, 0, CHUNK * ACTION, 67 * MS, VLAD_AVERAGE, 0), -EINVAL);
+    CHECK_EQ(vlad_servo_policy_timing(&rig, VLAD_NS_PER_S + 1, 2 * VLAD_NS_PER_S, 67 * MS, VLAD_AVERAGE, 0), -EINVAL);
+    CHECK_EQ(vlad_servo_policy_timing(&rig, ACTION, ACTION - 1, 67 * MS, VLAD_AVERAGE, 0), -EINVAL);
+    CHECK_EQ(vlad_servo_policy_timing(&rig, ACTION, CHUNK * ACTION, 0, VLAD_AVERAGE, 0), -EINVAL);
+    CHECK_EQ(vlad_servo_policy_timing(&rig, ACTION, CHUNK * ACTION, 67 * MS, VLAD_AVERAGE, 1),
+             -EINVAL);
+    CHECK_EQ(rig.queue.aggregate, VLAD_WEIGHTED_AVERAGE);
     ticks(1);
     CHECK(seen.queue_depth > 0);
-    CHECK_EQ(vlad_servo_policy_timing(&rig, 20 * MS, 400 * MS, 67 * MS), 0);
+    CHECK_EQ(vlad_servo_policy_timing(&rig, 20 * MS, 400 * MS, 67 * MS, VLAD_TEMPORAL_ENSEMBLE, 10000),
+             0);
+    CHECK_EQ(rig.queue.aggregate, VLAD_TEMPORAL_ENSEMBLE);
+    CHECK_EQ(rig.queue.ensemble, 10000);
     ticks(1);
     CHECK_EQ(seen.queue_depth, 0);
     ticks(40);

@@ -43,7 +43,8 @@ static void *produce(void *ctx)
             VLAD_REJECTED)
             atomic_fetch_add(&pushed, 1);
         if (atomic_load(&pushed) % 200 == 199)
-            CHECK_EQ(vlad_servo_policy_timing(&rig, ACTION, CHUNK * ACTION, 67 * MS), 0);
+            CHECK_EQ(vlad_servo_policy_timing(&rig, ACTION, CHUNK * ACTION, 67 * MS,
+                                              VLAD_WEIGHTED_AVERAGE, 0), 0);
     }
     return NULL;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import dataclass, field
 
@@ -34,14 +35,14 @@ STEP = (150_000_000, 75_000_000)
 
 @dataclass
 class Model:
-    """The timeline as a mapping from due time to (positions, newest observation)."""
+    """The timeline as a mapping from due time to (positions, newest observation, chunks heard)."""
 
-    actions: dict[int, tuple[list[int], int]] = field(default_factory=dict)
+    actions: dict[int, tuple[list[int], int, int]] = field(default_factory=dict)
 
     def merged(
         self, chunk: list[list[int]], *, t0: int, t_obs: int, now: int, tenths: int, fresh: bool,
-        kept_to: int | None,
-    ) -> dict[int, tuple[list[int], int]]:  # fmt: skip
+        kept_to: int | None, coefficient: float | None,
+    ) -> dict[int, tuple[list[int], int, int]]:  # fmt: skip
         old = {} if fresh else self.actions
         out = {}
         for i, new in enumerate(chunk):
@@ -50,15 +51,21 @@ class Model:
                 continue
             if kept_to is not None and due in old and due <= kept_to:
                 out[due] = old[due]
+            elif coefficient is not None and due in old:
+                was, was_obs, heard = old[due]
+                weights = [math.exp(-coefficient * i) for i in range(heard + 1)]
+                gain = round(1e9 * weights[-1] / sum(weights))
+                mean = [a + (b - a) * gain // 10**9 for a, b in zip(was, new, strict=True)]
+                out[due] = (mean, max(was_obs, t_obs), heard + 1)
             elif kept_to is None and due in old:
-                was, was_obs = old[due]
+                was, was_obs, _ = old[due]
                 new = [  # noqa: PLW2901 - the action that this due time gets
                     (tenths * a + (10 - tenths) * b + 5) // 10
                     for a, b in zip(was, new, strict=True)
                 ]
-                out[due] = (new, max(was_obs, t_obs))
+                out[due] = (new, max(was_obs, t_obs), 1)
             else:
-                out[due] = (new, t_obs)
+                out[due] = (new, t_obs, 1)
         end = max(out)
         tail = {due: action for due, action in old.items() if due > end}
         if tail and all(
@@ -69,9 +76,9 @@ class Model:
         return out
 
 
-def as_mapping(line: Timeline) -> dict[int, tuple[list[int], int]]:
+def as_mapping(line: Timeline) -> dict[int, tuple[list[int], int, int]]:
     return {
-        line.t0_ns + k * PERIOD: (line.actions_nu[k].tolist(), int(line.t_obs_ns[k]))
+        line.t0_ns + k * PERIOD: (line.actions_nu[k].tolist(), int(line.t_obs_ns[k]), int(line.opinions[k]))
         for k in range(len(line.actions_nu))
     }
 
@@ -91,10 +98,14 @@ def walks(draw: st.DrawFn) -> tuple[list[tuple[float, float]], int]:
 class QueueMachine(RuleBasedStateMachine):
     """A scheduler of sorts: time goes on, chunks arrive with any age, engagements end."""
 
-    @initialize(aggregate=st.sampled_from(AGGREGATES), lookahead=st.sampled_from([0, 25, 90, 140]))
-    def make(self, aggregate: str, lookahead: int) -> None:
+    @initialize(
+        aggregate=st.sampled_from(AGGREGATES), lookahead=st.sampled_from([0, 25, 90, 140]),
+        coefficient=st.sampled_from([0.01, 0.0, -0.4, 1.5]),
+    )  # fmt: skip
+    def make(self, aggregate: str, lookahead: int, coefficient: float) -> None:
         self.lookahead = lookahead * MS
-        self.queue = ActionQueue(CONFIG, aggregate, self.lookahead)
+        self.coefficient = coefficient if aggregate == "temporal_ensemble" else None
+        self.queue = ActionQueue(CONFIG, aggregate, self.lookahead, self.coefficient or 0.0)
         self.tenths = OLD_TENTHS.get(aggregate, 0)
         self.rtc = aggregate == "rtc"
         self.model = Model()
@@ -151,6 +162,7 @@ class QueueMachine(RuleBasedStateMachine):
             t_obs=t_obs if cold else t_obs // PERIOD * PERIOD,
             now=self.now, tenths=self.tenths, fresh=cold,
             kept_to=-(-(self.now + self.lookahead) // PERIOD) * PERIOD if self.rtc else None,
+            coefficient=self.coefficient,
         )  # fmt: skip
         got = as_mapping(line)
         if report.n_blended == 0:
@@ -265,6 +277,40 @@ def test_the_gate_cannot_be_passed_by() -> None:
             queue.push_chunk(bad_chunk, t_obs_ns=0, now_ns=0, cold=True, command=command)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    coefficient=st.floats(-1, 1).map(lambda c: round(c, 6)), n=st.integers(1, 24),
+    seed=st.integers(0, 2**32 - 1), joined=st.lists(st.booleans(), min_size=1, max_size=40),
+)
+def test_an_ensemble_is_the_weighted_mean_of_all_that_was_said(
+    coefficient: float, n: int, seed: int, joined: list[bool]
+) -> None:
+    """Whatever chunks come, and however long none does: as if all of them had been kept."""
+    queue = ActionQueue(CONFIG, "temporal_ensemble", coefficient=coefficient)
+    rng = np.random.default_rng(seed)
+    said: dict[int, list[float]] = {}
+    for step, comes in enumerate([True, *joined]):
+        now = 1000 * MS + step * PERIOD
+        last = queue.last_due_ns()
+        if last is not None and now > last:
+            break
+        if not comes:
+            continue
+        actions = np.column_stack([rng.uniform(-0.03, 0.03, n), np.full(n, 0.5)])
+        report = queue.push_chunk(
+            actions, t_obs_ns=now, now_ns=now, cold=step == 0, command=Command(1, True, 0, [0.0, 0.5])
+        )
+        assert report.accepted and report.n_blended == 0
+        for i, value in enumerate(actions[:, 0].tolist()):
+            said.setdefault(now + i * PERIOD, []).append(value)
+        line = queue.timeline()
+        for k, (mean, heard) in enumerate(zip(line.actions[:, 0], line.opinions, strict=True)):
+            all_said = said[line.t0_ns + k * PERIOD]
+            weights = np.exp(-coefficient * np.arange(len(all_said)))
+            assert heard == len(all_said)
+            assert mean == pytest.approx(np.average(all_said, weights=weights), abs=1e-7)
+
+
 def test_a_bad_queue_is_named() -> None:
     with pytest.raises(ValueError, match="weighted_average"):
         ActionQueue(CONFIG, "newest")
@@ -272,3 +318,6 @@ def test_a_bad_queue_is_named() -> None:
         ActionQueue(CONFIG, lookahead_ns=-1)
     with pytest.raises(ValueError, match="lookahead_ns"):
         ActionQueue(CONFIG, lookahead_ns=257 * PERIOD)
+    for aggregate, coefficient in (("temporal_ensemble", 10.1), ("average", 0.01)):
+        with pytest.raises(ValueError, match="coefficient = "):
+            ActionQueue(CONFIG, aggregate, coefficient=coefficient)

@@ -73,6 +73,15 @@ def test_small_policies_equal_lerobot(name: str, tmp_path: Path) -> None:
     assert manifest.chunk_size == int((*kept, "8")[0])
 
 
+@pytest.mark.parametrize("name", ["act-1", "act-pre-norm"])
+def test_the_queue_ensembles_as_lerobot(name: str) -> None:
+    saved = tiny_act.made(checkpoint(name))
+    coefficients = [float(key.removeprefix("ensemble_")) for key in saved if key.startswith("ensemble_") and "chunks" not in key]
+    assert len(coefficients) == 4
+    for coefficient in coefficients:
+        tiny_act.compare_ensemble(saved, coefficient)
+
+
 @pytest.mark.slow
 def test_the_full_size_equals_lerobot(tmp_path: Path) -> None:
     data = checkpoint("act-full")

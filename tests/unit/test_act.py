@@ -15,7 +15,7 @@ import onnx
 import pytest
 
 from tests import tiny_act
-from tests.tiny_act import DATA, arguments, build, chunk
+from tests.tiny_act import DATA, arguments, build, chunk, compare_ensemble
 from tests.unit.test_bundle_build import edit, edit_tensors, refusal
 from vlad import bundle as bundles
 from vlad.act import ActPolicy
@@ -124,6 +124,12 @@ def test_min_max_is_lerobots_formula(data: Path, tmp_path: Path) -> None:
     assert manifest.action.eps == 0
 
 
+@pytest.mark.parametrize("coefficient", [0.01, 0.0, -0.2, 0.7])
+def test_the_ensemble_is_lerobots(coefficient: float) -> None:
+    """Its ACTTemporalEnsembler, asked at every step, against the queue."""
+    compare_ensemble(MADE, coefficient)
+
+
 # --- what is written -----------------------------------------------------------------------------
 
 
@@ -211,7 +217,7 @@ TOP_STD = "observation.images.top.std"
 REFUSALS: dict[str, tuple[Change, str]] = {
     "history": (config(n_obs_steps=2), "n_obs_steps = 2 is not supported"),
     "a bottleneck backbone": (config(vision_backbone="resnet50"), "'resnet50' is not supported (accepted: ['"),
-    "another backbone than the weights": (config(vision_backbone="resnet34"), "backbone.layer1.2.bn1.weight' is missing"),
+    "more layers than weights": (config(vision_backbone="resnet34"), "layer1.2.bn1.weight' is missing"),
     "dilation": (config(replace_final_stride_with_dilation=True), "replace_final_stride_with_dilation"),
     "glu": (config(feedforward_activation="glu"), "feedforward_activation = 'glu'"),
     "environment state": (features(lambda f: f.update(ENVIRONMENT)), "['observation.environment_state']"),

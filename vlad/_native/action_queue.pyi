@@ -10,7 +10,7 @@ from vlad._native.gate import RawReport
 AGGREGATES: tuple[str, ...]
 
 class ActionQueue:
-    def __init__(self, config: Any, aggregate: str, lookahead_ns: int) -> None: ...
+    def __init__(self, config: Any, aggregate: str, lookahead_ns: int, coefficient: float) -> None: ...
     def push(
         self,
         actions: ArrayLike,

@@ -11,14 +11,14 @@ cdef extern from "vlad.h":
 
 ABI = VLAD_ABI
 
-AGGREGATES = ("weighted_average", "latest_only", "average", "conservative", "rtc")
+AGGREGATES = ("weighted_average", "latest_only", "average", "conservative", "rtc", "temporal_ensemble")
 
 
 cdef class ActionQueue:
     cdef vlad_queue c
     cdef int n
 
-    def __init__(self, config, aggregate, lookahead_ns):
+    def __init__(self, config, aggregate, lookahead_ns, coefficient):
         cdef vlad_gate_config gate
         read_config(config, &gate)
         if aggregate not in AGGREGATES:
@@ -28,6 +28,9 @@ cdef class ActionQueue:
             raise ValueError(
                 f"lookahead_ns = {lookahead_ns}: 0 to {VLAD_MAX_ACTIONS} action periods are wanted"
             )
+        if vlad_queue_set_aggregate(&self.c, <vlad_aggregate>(<int>AGGREGATES.index(aggregate)),
+                                    round(coefficient * VLAD_ENSEMBLE_UNIT)):
+            raise ValueError(f"coefficient = {coefficient}: -10 to 10 for temporal_ensemble, else 0, is wanted")
         self.n = gate.limits.n_joints
 
     def push(self, actions, seq, epoch, t_obs_ns, frame_age_ns, reuse_age_ns, cold, command,
@@ -60,15 +63,19 @@ cdef class ActionQueue:
         cdef const vlad_timeline *line = vlad_queue_newest(&self.c)
         cdef int64_t[:, ::1] rows
         cdef int64_t[::1] ages
+        cdef int64_t[::1] heard
         actions_nu = np.empty((line.n, self.n), np.int64)
         t_obs_ns = np.empty(line.n, np.int64)
+        opinions = np.empty(line.n, np.int64)
         rows = actions_nu
         ages = t_obs_ns
+        heard = opinions
         for i in range(line.n):
             ages[i] = line.t_obs_ns[i]
+            heard[i] = line.opinions[i]
             for j in range(self.n):
                 rows[i, j] = line.action_nu[i][j]
-        return line.seq, line.epoch, line.t0_ns, line.period_ns, actions_nu, t_obs_ns
+        return line.seq, line.epoch, line.t0_ns, line.period_ns, actions_nu, t_obs_ns, opinions
 
     def sample(self, t_ns):
         cdef int64_t nu[8]

@@ -54,8 +54,9 @@ class Replay:
     def __init__(self, servo: Servo, spare: Ring, state: Buffer, ring1: NDArray[np.int64],
                  ring2: NDArray[np.int64]) -> None: ...
     def timeline(self, *, number: int, seq: int, epoch: int, t0_ns: int, period_ns: int,
-                 overdue_ns: int, actions_nu: NDArray[np.int64], t_obs_ns: NDArray[np.int64]) -> None:
-        """The timeline in front; actions_nu [n, 8], t_obs_ns [n]."""
+                 overdue_ns: int, actions_nu: NDArray[np.int64], t_obs_ns: NDArray[np.int64],
+                 opinions: NDArray[np.int64]) -> None:
+        """The timeline in front; actions_nu [n, 8], t_obs_ns and opinions [n]."""
 
     def tick(self, record: Buffer) -> bytes:
         """Runs one tick; the record of what was decided."""

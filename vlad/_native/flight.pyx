@@ -9,8 +9,8 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uint8_t, uintptr_
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from vlad._native.gate_c cimport VLAD_MAX_JOINTS, vlad_timeline
-from vlad._native.servo_c cimport VLAD_N_STARVES, vlad_servo, vlad_servo_policy_timing
+from vlad._native.gate_c cimport VLAD_MAX_JOINTS, VLAD_N_AGGREGATES, vlad_timeline
+from vlad._native.servo_c cimport VLAD_N_STARVES, vlad_servo
 
 import os
 
@@ -58,6 +58,7 @@ cdef extern from "flight.h" nogil:
         VLAD_RANGE_LEVEL
         VLAD_RANGE_SUM
         VLAD_RANGE_WINDOW
+        VLAD_RANGE_MERGE
     struct vlad_flight_field:
         const char *name
         char type
@@ -103,6 +104,7 @@ cdef extern from "flight_replay.h" nogil:
     int vlad_flight_replay_timeline(vlad_servo *, const vlad_timeline *)
     void vlad_flight_replay_tick(vlad_flight_replay *, vlad_servo *, const vlad_flight_tick *)
     int vlad_flight_replay_push(vlad_servo *, const vlad_flight_chunk *, const double *, bint)
+    int vlad_flight_replay_timing(vlad_servo *, const vlad_flight_timing *)
 
 TICK, STATE, CHUNK, TIMING = VLAD_FLIGHT_TICK, VLAD_FLIGHT_STATE, VLAD_FLIGHT_CHUNK, VLAD_FLIGHT_TIMING
 NOTE, PICTURE = VLAD_FLIGHT_NOTE, VLAD_FLIGHT_PICTURE
@@ -118,6 +120,7 @@ _RANGES = {
     VLAD_RANGE_TIMELINE: (0, VLAD_MAX_TIMELINE), VLAD_RANGE_MODE: (0, VLAD_N_MODES - 1),
     VLAD_RANGE_STARVE: (0, VLAD_N_STARVES - 1), VLAD_RANGE_LEVEL: (0, VLAD_N_REACTIONS - 1),
     VLAD_RANGE_SUM: (-_SUM, _SUM), VLAD_RANGE_WINDOW: (0, VLAD_TRAJECTORY_MAX_TICKS - 1),
+    VLAD_RANGE_MERGE: (0, VLAD_N_AGGREGATES),
 }
 _TYPES = {"B": (0, 2**8 - 1), "i": (-2**31, 2**31 - 1), "I": (0, 2**32 - 1),
           "q": (-2**63, 2**63 - 1), "Q": (0, 2**64 - 1), "d": (None, None)}
@@ -260,10 +263,12 @@ cdef class Replay:
         free(self.flight)
 
     def timeline(self, *, number, seq, epoch, t0_ns, period_ns, overdue_ns,
-                 const int64_t[:, ::1] actions_nu, const int64_t[::1] t_obs_ns):
+                 const int64_t[:, ::1] actions_nu, const int64_t[::1] t_obs_ns,
+                 const int64_t[::1] opinions):
         cdef vlad_timeline *timeline
         n = actions_nu.shape[0]
-        if n > VLAD_MAX_TIMELINE or t_obs_ns.shape[0] != n or actions_nu.shape[1] != VLAD_MAX_JOINTS:
+        if n > VLAD_MAX_TIMELINE or t_obs_ns.shape[0] != n or opinions.shape[0] != n or \
+                actions_nu.shape[1] != VLAD_MAX_JOINTS:
             raise ValueError("a timeline of another shape")
         timeline = <vlad_timeline *>calloc(1, sizeof(vlad_timeline))
         if timeline is NULL:
@@ -274,6 +279,7 @@ cdef class Replay:
         if n:
             memcpy(timeline.action_nu, &actions_nu[0, 0], n * 8 * sizeof(int64_t))
             memcpy(timeline.t_obs_ns, &t_obs_ns[0], n * sizeof(int64_t))
+            memcpy(timeline.opinions, &opinions[0], n * sizeof(int64_t))
         rc = vlad_flight_replay_timeline(self.servo, timeline)
         free(timeline)
         if rc:
@@ -316,6 +322,5 @@ cdef class Replay:
         if record.shape[0] != sizeof(t):
             raise ValueError("a timing of another size")
         memcpy(&t, &record[0], sizeof(t))
-        if vlad_servo_policy_timing(self.servo, t.period_ns[0], t.max_observation_age_ns[0],
-                                    t.max_frame_age_ns[0]):
+        if vlad_flight_replay_timing(self.servo, &t):
             raise ValueError("a timing that is none")

@@ -64,10 +64,13 @@ cdef extern from "action_queue.h" nogil:
         int n
         int64_t action_nu[512][8]
         int64_t t_obs_ns[512]
+        int64_t opinions[512]
     struct vlad_queue:
         vlad_timeline buffer[3]
         uint32_t newest
+    int VLAD_ENSEMBLE_UNIT
     int vlad_queue_init(vlad_queue *, const vlad_gate_config *, vlad_aggregate, int64_t)
+    int vlad_queue_set_aggregate(vlad_queue *, vlad_aggregate, int64_t)
     void vlad_queue_push(vlad_queue *, const vlad_chunk *, const vlad_command *, int64_t,
                          vlad_gate_report *)
     void vlad_queue_clear(vlad_queue *)

@@ -126,9 +126,13 @@ class Servo:
         """Address of void (*)(void *ctx, uint32_t requests) for the control socket's C thread."""
     def lower_context_address(self) -> int: ...
     def keep(self, thing: object) -> None: ...
-    def policy_timing(self, period_ns: int, horizon_ns: int, max_frame_age_ns: int) -> None:
-        """The timing of another policy: 1/f, N/f, oldest fresh frame. Empties the queue. Only
-        while no push is under way. OSError EINVAL."""
+    def policy_timing(
+        self, period_ns: int, horizon_ns: int, max_frame_age_ns: int, aggregate: str | None = None,
+        coefficient: float = 0.0,
+    ) -> None:
+        """The timing of another policy: 1/f, N/f, oldest fresh frame; and how its chunks are merged
+        (None: as configured), with the coefficient of `temporal_ensemble`. Empties the queue. Only
+        while no push is under way. OSError EINVAL, ValueError for no aggregate."""
     def push(
         self,
         actions: ArrayLike,

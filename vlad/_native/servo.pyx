@@ -55,7 +55,7 @@ NU = 1_000_000_000
 LIMP, HOLD, PARK, CLEAR, RESUME, ENGAGE = 1, 2, 4, 8, 16, 32
 MODES = ("offline", "ready", "holding", "engaged", "stopping", "faulted")
 REACTIONS = ("none", "warn", "slow", "hold", "park", "limp")
-AGGREGATES = ("weighted_average", "latest_only", "average", "conservative", "rtc")
+AGGREGATES = ("weighted_average", "latest_only", "average", "conservative", "rtc", "temporal_ensemble")
 STAGES = ("capture", "vision", "expert", "supervisor", "servo")
 STARVES = ("cold", "inference", "refused", "late", "stale", "gate", "stage", "sync")
 REASONS = tuple(
@@ -178,6 +178,7 @@ cdef class Servo:
     cdef vlad_feetech_arm *feetech  # two: the one in use and the one being prepared
     cdef int feetech_at
     cdef int n
+    cdef vlad_aggregate aggregate
     cdef object _arm
     cdef list _kept
     cdef bint _started
@@ -206,7 +207,8 @@ cdef class Servo:
         self.n = c.gate.limits.n_joints
         for j, limit in enumerate(config.joints):
             c.unit_nu[j] = limit.unit_nu
-        c.aggregate = <vlad_aggregate>(<int>AGGREGATES.index(config.aggregate))
+        self.aggregate = <vlad_aggregate>(<int>AGGREGATES.index(config.aggregate))
+        c.aggregate = self.aggregate
         c.period_ns = config.period_ns
         c.read_budget_ns = config.read_budget_ns
         c.silent_ns = config.silent_ns
@@ -336,8 +338,12 @@ cdef class Servo:
 
     # --- chunks ---
 
-    def policy_timing(self, period_ns, horizon_ns, max_frame_age_ns):
-        self._check(vlad_servo_policy_timing(self.c, period_ns, horizon_ns, max_frame_age_ns))
+    def policy_timing(self, period_ns, horizon_ns, max_frame_age_ns, aggregate=None, coefficient=0.0):
+        cdef vlad_aggregate merge = self.aggregate
+        if aggregate is not None:
+            merge = <vlad_aggregate>(<int>AGGREGATES.index(aggregate))
+        self._check(vlad_servo_policy_timing(self.c, period_ns, horizon_ns, max_frame_age_ns, merge,
+                                             round(coefficient * VLAD_ENSEMBLE_UNIT)))
 
     def push(self, actions, *, seq, epoch, t_obs_ns, frame_age_ns=0, reuse_age_ns=0, cold=False,
              now_ns=None):

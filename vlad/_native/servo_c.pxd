@@ -132,7 +132,7 @@ cdef extern from "servo_loop.h" nogil:
     void vlad_servo_refusals(vlad_servo *, uint32_t)
     void vlad_servo_starve(vlad_servo *, int)
     void vlad_servo_slept(vlad_servo *, int64_t)
-    int vlad_servo_policy_timing(vlad_servo *, int64_t, int64_t, int64_t)
+    int vlad_servo_policy_timing(vlad_servo *, int64_t, int64_t, int64_t, vlad_aggregate, int64_t)
     void vlad_servo_push(vlad_servo *, const vlad_chunk *, int64_t, vlad_gate_report *)
     void vlad_servo_tick(vlad_servo *, int64_t, int64_t)
     void vlad_servo_read(vlad_servo *, vlad_servo_report *)
