@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from vlad.backend import Arrays, Session, Threads, load_block
 from vlad.block_process import COMMAND, BlockProcess, Placement
 from vlad.bundle import Bundle
-from vlad.config_keys import BlocksKeys, StagesKeys
+from vlad.config_keys import STAGE_OF_BLOCK, BlocksKeys, StagesKeys
 from vlad.errors import BlockFailed, BlockFailure, BundleError
 from vlad.faults import BY_NAME
 from vlad.servo import MS, Servo, now_ns
@@ -272,11 +272,12 @@ class BlockWorkers:
         self._event: Callable[[dict[str, Any]], None] = lambda event: None
 
     def start(self, bundle: Bundle, stages: StagesKeys, command: Sequence[str] = COMMAND) -> None:
-        """Begins to start every worker that the configuration asks for, all at once. Raises BundleError."""
-        for name in self._blocks.__struct_fields__:
+        """Begins to start every worker that the configuration asks for and the policy has a block for, all at
+        once. Raises BundleError."""
+        for name in sorted(bundle.manifest.BLOCKS):
             keys = getattr(self._blocks, name)
             if keys.in_worker:
-                stage = stages.expert if name == "expert" else stages.vision
+                stage = getattr(stages, STAGE_OF_BLOCK[name])
                 placement = Placement(
                     Threads.on(stage.affinity), keys.provider, keys.allow_cpu_fallback,
                     stage.affinity, stage.policy, stage.priority,

@@ -14,7 +14,7 @@ from vlad import arm as arm_module
 from vlad.arm import Calibration, Joint, Kind
 from vlad.backend import CPU_PROVIDER
 from vlad.config import Config, fail
-from vlad.config_keys import ArmKeys, BoardKeys, CameraKeys, FileKeys, JointKeys, ServoKeys
+from vlad.config_keys import STAGE_OF_BLOCK, ArmKeys, BoardKeys, CameraKeys, FileKeys, JointKeys, ServoKeys
 from vlad.errors import ConfigError
 from vlad.ladder import parse_ladder
 
@@ -50,8 +50,11 @@ def resolve(keys: FileKeys, path: Path) -> Config:
         parse_ladder(policy.ladder)
     except ValueError as error:
         fail(path, "policy.ladder", str(error))
-    if policy.rtc is not None and policy.aggregate != "rtc":
-        fail(path, "policy.rtc", f'needs policy.aggregate = "rtc", which is "{policy.aggregate}"')
+    if policy.rtc is not None and policy.aggregate not in ("rtc", "auto"):
+        fail(path, "policy.rtc", f'needs policy.aggregate = "rtc" or "auto", which is "{policy.aggregate}"')
+    if policy.temporal_ensemble_coeff is not None and policy.aggregate != "temporal_ensemble":
+        fail(path, "policy.temporal_ensemble_coeff",
+             f'needs policy.aggregate = "temporal_ensemble", which is "{policy.aggregate}"')
     if policy.bundle is not None:
         policy = msgspec.structs.replace(policy, bundle=_absolute(path, policy.bundle))
     control = msgspec.structs.replace(keys.control, socket=_absolute(path, keys.control.socket))
@@ -246,13 +249,12 @@ def _check_threads(config: Config) -> None:
 
 
 def _check_blocks(config: Config) -> None:
-    for name in ("vision", "prefill", "context", "expert"):
+    for name, stage in STAGE_OF_BLOCK.items():
         block, key = getattr(config.block, name), f"block.{name}"
         if block.timeout_ms is not None and not block.in_worker:
             fail(config.path, f"{key}.timeout_ms", f"needs {key}.worker = true: nothing can end a call in this process")
         if block.allow_cpu_fallback and block.provider == CPU_PROVIDER:
             fail(config.path, f"{key}.allow_cpu_fallback", f"needs {key}.provider: this is the CPU")
-        stage = "expert" if name == "expert" else "vision"
         bound_ms = getattr(config.stage, stage).bound_ms
         if bound_ms is not None and block.timeout_ms is not None and block.timeout_ms > bound_ms + SYSTEMD_SLACK_MS:
             fail(

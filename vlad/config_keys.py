@@ -178,12 +178,23 @@ class PolicyKeys(_Table, frozen=True, kw_only=True):
         ),
     ] = 3.0
     aggregate: Annotated[
-        Literal["rtc", "weighted_average", "latest_only", "average", "conservative"],
+        Literal[
+            "auto", "rtc", "weighted_average", "latest_only", "average", "conservative", "temporal_ensemble"
+        ],
         _key(
             "how one chunk goes on from the last: `rtc` samples it so that it does (a flow-matching "
-            "policy; docs/seams.md), the others mix the actions of both where they overlap"
+            "policy; docs/seams.md), `temporal_ensemble` takes the mean of all that was said of a time, the "
+            "others mix the actions of both where they overlap; `auto`: `rtc` for a SmolVLA, for an ACT "
+            "`temporal_ensemble` where its checkpoint has a coefficient, else `weighted_average`"
         ),
-    ] = "rtc"
+    ] = "auto"
+    temporal_ensemble_coeff: Annotated[
+        Annotated[float, msgspec.Meta(ge=-10, le=10)] | None,
+        _key(
+            "the i-th chunk heard of a time weighs exp(-coefficient * i): above 0 older ones weigh more, "
+            "below 0 newer ones; absent: the checkpoint's own, else 0.01"
+        ),
+    ] = None
     rtc: Annotated[RtcKeys | None, _key("see `[policy.rtc]`")] = None
     max_jump_deg: Annotated[
         float, _key("farthest first action of a cold start from the arm's pose", gt=0, le=180)
@@ -255,7 +266,8 @@ class StagesKeys(_Table, frozen=True, kw_only=True):
 
 
 class BlockKeys(_Table, frozen=True, kw_only=True):
-    """`[block.vision]`, `[block.prefill]`, `[block.context]`, `[block.expert]`: where a block of the policy runs."""
+    """`[block.NAME]`: where a block of the policy runs: `vision`, `prefill`, `context` and `expert` of a
+    SmolVLA, `vision` and `policy` of an ACT."""
 
     provider: Annotated[
         Name, _key("ONNX Runtime's execution provider; one that is absent or does not take the graph is an error")
@@ -288,12 +300,16 @@ class BlockKeys(_Table, frozen=True, kw_only=True):
 
 
 class BlocksKeys(_Table, frozen=True, kw_only=True):
-    """`[block]`: the blocks of the policy."""
+    """`[block]`: the blocks of the policy; those that it does not have are of no meaning."""
 
     vision: BlockKeys = BlockKeys()
     prefill: BlockKeys = BlockKeys()
     context: BlockKeys = BlockKeys()
     expert: BlockKeys = BlockKeys()
+    policy: BlockKeys = BlockKeys()
+
+
+STAGE_OF_BLOCK = {"vision": "vision", "prefill": "vision", "context": "vision", "expert": "expert", "policy": "expert"}
 
 
 class ControlKeys(_Table, frozen=True, kw_only=True):

@@ -60,7 +60,7 @@ from vlad.throttling import Throttling
 
 SUPERVISE_S = 0.02
 MAX_BLIND_NS = 250 * MS
-DEFAULT_RATE_HZ, DEFAULT_CHUNK = 30, 50  # until a bundle says otherwise
+DEFAULT_RATE_HZ, DEFAULT_CHUNK, DEFAULT_AGGREGATE = 30, 50, "rtc"  # until a bundle says otherwise
 SUPERVISOR_BOUND_NS = 500 * MS
 SERVO_BOUND_NS = 500 * MS  # of its ticks, for systemd's watchdog
 REQUEST_TIMEOUT_S = 1.0
@@ -81,7 +81,7 @@ def servo_config(config: Config) -> ServoConfig:
         action_period_ns=round(1e9 / DEFAULT_RATE_HZ),
         chunk_size=DEFAULT_CHUNK,
         period_ns=config.period_ns,
-        aggregate=config.policy.aggregate,
+        aggregate=DEFAULT_AGGREGATE if config.policy.aggregate == "auto" else config.policy.aggregate,
         clamp_permille=config.servo.clamp_permille,
         max_jump=config.policy.max_jump_deg * DEG,
         read_budget_ns=round(config.servo.read_budget_ms * MS),

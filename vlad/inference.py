@@ -45,6 +45,16 @@ class RunnablePolicy(Encoder, SamplingPolicy, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Merge:
+    """How a policy's chunks become one motion. aggregate: of vlad.servo.AGGREGATES; None: as the servo loop
+    was configured. coefficient: of `temporal_ensemble`. rtc: then the policy is a GuidablePolicy."""
+
+    aggregate: str | None
+    coefficient: float = 0.0
+    rtc: RtcConfig | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """A policy that is ready to run, with what it was measured to cost."""
 
@@ -61,7 +71,7 @@ class Loaded:
     max_change: float = 0.0  # of a camera whose tokens are reused
     rungs_ns: Mapping[Rung, tuple[int, ...]] = field(default_factory=dict)  # passes of each rung below
     vision_ns: int = 0  # one camera's tokens
-    rtc: RtcConfig | None = None  # then `policy` is a GuidablePolicy
+    merge: Merge | None = None  # None: as the servo loop was configured
 
     @property
     def costs_ns(self) -> dict[Rung, tuple[int, ...]]:
@@ -146,8 +156,9 @@ class Inference:
         scheduler = Scheduler(loaded.scheduler)
         scheduler.latency.warm(loaded.costs_ns, loaded.vision_ns)
         cache = TokenCache(loaded.cameras, loaded.scheduler.horizon_ns, loaded.max_change)
-        sampler = Sampler(loaded.policy, self._generator, None if loaded.rtc is None else RealTimeChunking(
-            loaded.rtc, period_ns=scheduler.config.period_ns, lookahead_ns=self._servo.lookahead_ns
+        merge = loaded.merge or Merge(None)
+        sampler = Sampler(loaded.policy, self._generator, None if merge.rtc is None else RealTimeChunking(
+            merge.rtc, period_ns=scheduler.config.period_ns, lookahead_ns=self._servo.lookahead_ns
         ))  # fmt: skip
         with self._idle:
             if not self._idle.wait_for(self._nothing_in_flight, timeout_s):
@@ -156,7 +167,8 @@ class Inference:
             self._cache, self.sampler = cache, sampler
             self.task = self.task_text = None
             self._servo.policy_timing(
-                loaded.scheduler.period_ns, loaded.scheduler.horizon_ns, loaded.max_frame_age_ns
+                loaded.scheduler.period_ns, loaded.scheduler.horizon_ns, loaded.max_frame_age_ns,
+                merge.aggregate, merge.coefficient,
             )
         return former
 

@@ -10,17 +10,18 @@ import numpy as np
 
 from vlad import bundle as bundles
 from vlad.config import Config
-from vlad.config_keys import PolicyKeys, RtcKeys
+from vlad.config_keys import STAGE_OF_BLOCK, PolicyKeys, RtcKeys
 from vlad.errors import BundleError, Refused
-from vlad.inference import STAGE_BOUND_MIN_NS, Loaded, RunnablePolicy
+from vlad.inference import STAGE_BOUND_MIN_NS, Loaded, Merge, RunnablePolicy
 from vlad.ladder import parse_ladder
 from vlad.load_check import check_load
 from vlad.manifest import ActCamera, ActManifest, SmolvlaManifest
 from vlad.pass_cost import measure_pass, measure_vision
 from vlad.rtc import RtcConfig
-from vlad.sampler import GuidablePolicy
 from vlad.scheduler import SchedulerConfig
 from vlad.servo import MAX_ACTIONS, MS
+
+PAPER_COEFFICIENT = 0.01  # of the temporal ensemble, in Zhao et al., "Learning Fine-Grained Bimanual Manipulation"
 
 PolicyFactory = Callable[[bundles.Bundle, Config], RunnablePolicy]
 
@@ -38,8 +39,7 @@ def onnx_policy(
     from vlad.policy import policy_class
     from vlad.units import JointRange
 
-    vision, expert = config.stage.vision.affinity, config.stage.expert.affinity
-    cores = {"vision": vision, "prefill": vision, "context": vision, "expert": expert, "policy": expert}
+    cores = {block: getattr(config.stage, stage).affinity for block, stage in STAGE_OF_BLOCK.items()}
     workers = BlockWorkers(config.block)
     try:
         workers.start(bundle, config.stage, worker_command or COMMAND)
@@ -94,12 +94,24 @@ def mismatches(manifest: bundles.Manifest, config: Config) -> list[str]:
     return wrong
 
 
-def rtc_of(keys: PolicyKeys) -> RtcConfig | None:
-    """Real-time chunking as configured; None when chunks are merged in another way."""
-    if keys.aggregate != "rtc":
-        return None
+def merge_of(keys: PolicyKeys, manifest: bundles.Manifest) -> Merge:
+    """How the chunks of a policy are merged: as configured, or what suits it where that is "auto".
+
+    Raises Refused for real-time chunking of a policy that has no flow to steer."""
+    own = manifest.temporal_ensemble_coeff if isinstance(manifest, ActManifest) else None
+    aggregate: str = keys.aggregate
+    if aggregate == "auto" and isinstance(manifest, ActManifest):
+        aggregate = "weighted_average" if own is None else "temporal_ensemble"
+    if aggregate == "temporal_ensemble":
+        chosen = (keys.temporal_ensemble_coeff, own, PAPER_COEFFICIENT)
+        return Merge(aggregate, next(c for c in chosen if c is not None))
+    if aggregate not in ("auto", "rtc"):
+        return Merge(aggregate)
+    if isinstance(manifest, ActManifest):
+        raise Refused('policy.aggregate = "rtc" steers flow matching, and an ACT has none: use "auto", '
+                      '"weighted_average" or "temporal_ensemble"')
     rtc = keys.rtc or RtcKeys()
-    return RtcConfig(rtc.horizon, rtc.schedule, rtc.max_weight)
+    return Merge("rtc", rtc=RtcConfig(rtc.horizon, rtc.schedule, rtc.max_weight))
 
 
 def load(
@@ -129,6 +141,10 @@ def load(
         if rung.steps is not None and isinstance(manifest, SmolvlaManifest) and rung.steps >= manifest.flow.steps:
             raise Refused(f"{path}: rung {rung.name!r} of policy.ladder is no fewer than the policy's "
                           f"{manifest.flow.steps} flow steps")
+    try:
+        merge = merge_of(config.policy, manifest)
+    except Refused as error:
+        raise Refused(f"{path}: {error}") from None
     policy = factory(bundle, config)
     try:
         progress()
@@ -147,11 +163,6 @@ def load(
         policy.close()
         raise BundleError(f"{path}: does not run: {type(error).__name__}: {error}") from error
     progress()
-    rtc = rtc_of(config.policy)
-    if rtc is not None and not isinstance(policy, GuidablePolicy):
-        policy.close()
-        raise Refused(f'{path}: policy.aggregate = "rtc" steers flow matching, and this policy has none: '
-                      'use "weighted_average"')
     timing = SchedulerConfig(
         period_ns=round(1e9 / manifest.rate_hz),
         chunk_size=manifest.chunk_size,
@@ -163,6 +174,7 @@ def load(
         safety=config.policy.safety_factor,
         ladder=ladder,
         cameras=len(manifest.cameras),
+        every_step=merge.aggregate == "temporal_ensemble",
     )
     profile_ns = round((config.board.t_inference_ms or 0) * MS)
     fps = {c.name: c.fps for c in config.cameras}
@@ -181,7 +193,7 @@ def load(
         max_change=config.policy.reuse_change,
         rungs_ns=rungs,
         vision_ns=vision_ns,
-        rtc=rtc,
+        merge=merge,
     )
 
 

@@ -41,6 +41,8 @@ class SchedulerConfig:
     lookahead_ns: how far ahead of now the servo loop reads the queue (it brakes over twice that
     before the last action). quantile, window: of the latency prediction. safety: factor on the
     load-time measurement. ladder: the rungs below the full pass, best first; cameras: the policy's.
+    every_step: a threshold of "auto" asks at every action's time, for an ensemble of as many chunks
+    as there can be.
     """
 
     period_ns: int
@@ -53,6 +55,7 @@ class SchedulerConfig:
     safety: float = 1.2
     ladder: tuple[Rung, ...] = ()
     cameras: int = 1
+    every_step: bool = False
 
     @property
     def horizon_ns(self) -> int:
@@ -159,6 +162,8 @@ class Scheduler:
         # time, because a chunk that is observed early ends early.
         predicted, ends = self.latency.predict_ns(), 2 * c.lookahead_ns + 2 * c.period_ns
         if 2 * predicted + ends <= c.horizon_ns:
+            if c.every_step:  # a period after the observation of the newest chunk
+                return c.horizon_ns - c.period_ns
             return max(2 * predicted + ends, round(AUTO_LEAST * c.horizon_ns))
         return min(predicted + predicted // 10 + ends, c.horizon_ns)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests import tiny_act
 from tests.survival import Survival
 from tests.tiny_smolvla import build
 from vlad import bundle as bundles
 from vlad import config as configuration
 from vlad.config import Config
 from vlad.errors import BundleError, Refused
-from vlad.policy import Policy
-from vlad.policy_loading import load, mismatches, rtc_of
+from vlad.inference import Merge
+from vlad.policy_loading import load, merge_of, mismatches
 from vlad.rtc import RtcConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,37 +143,66 @@ def test_f38_a_policy_that_fails_while_warming_up_is_refused_and_closed(
     assert closed == [True]
 
 
-def test_rtc_is_configured_by_default_and_needs_a_policy_that_can_be_steered(
-    bundle: Path, tmp_path: Path
+def _policy(text: str) -> Callable[[str], str]:
+    return lambda whole: whole.replace("[control]", f"[policy]\n{text}\n\n[control]")
+
+
+def test_chunks_are_merged_as_suits_the_policy_unless_the_configuration_says_how(
+    bundle: Path, act: Path, tmp_path: Path
 ) -> None:
-    loaded = load(bundle, config_with(tmp_path, cameras_of(bundle)), LOOKAHEAD_NS)
-    assert loaded.rtc == RtcConfig()
+    def merge(of: Path, text: str = "") -> Merge:
+        return merge_of(config_with(tmp_path, cameras_of(of), _policy(text)).policy, bundles.load(of).manifest)
+
+    assert merge(bundle) == Merge("rtc", rtc=RtcConfig())
+    own = '[policy.rtc]\nhorizon = 12\nschedule = "linear"\nmax_weight = 5'
+    assert merge(bundle, own) == Merge("rtc", rtc=RtcConfig(12, "linear", 5.0))
+    for of in (bundle, act):
+        assert merge(of, 'aggregate = "average"') == Merge("average")
+        assert merge(of, 'aggregate = "temporal_ensemble"') == Merge("temporal_ensemble", 0.01)
+        given = 'aggregate = "temporal_ensemble"\ntemporal_ensemble_coeff = 0.0'
+        assert merge(of, given) == Merge("temporal_ensemble", 0.0)
+    assert merge(act) == Merge("weighted_average")
+    ensemble = tmp_path / "ensemble.vlad"
+    shutil.copytree(act, ensemble)
+    text = (ensemble / "manifest.json").read_text()
+    (ensemble / "manifest.json").write_text(text.replace('_coeff": null', '_coeff": -0.2'))
+    assert merge(ensemble) == Merge("temporal_ensemble", -0.2)
+    assert merge(ensemble, 'aggregate = "weighted_average"') == Merge("weighted_average")
+    loaded = load(ensemble, config_with(tmp_path, cameras_of(act)), LOOKAHEAD_NS)
     loaded.policy.close()
-    own = config_with(tmp_path, cameras_of(bundle), lambda text: text.replace(
-        "[control]", '[policy.rtc]\nhorizon = 12\nschedule = "linear"\nmax_weight = 5\n\n[control]'
-    ))  # fmt: skip
-    assert rtc_of(own.policy) == RtcConfig(12, "linear", 5.0)
-    closed = []
+    assert loaded.merge == Merge("temporal_ensemble", -0.2)
+    assert loaded.scheduler.every_step
 
-    class Regression(Policy):
-        """Says its chunk at once, as ACT does."""
 
-        sample_normalised = None  # type: ignore[assignment]
+@pytest.fixture(scope="module")
+def act(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_act.build(tmp_path_factory.mktemp("bundle") / "act.vlad")
 
-        def sample(self, *args: Any, **options: Any) -> Any:
-            return np.zeros((8, 6))
 
-        def close(self) -> None:
-            closed.append(True)
-            super().close()
+@pytest.mark.fault(39)
+@pytest.mark.parametrize(("text", "named"), [
+    ('aggregate = "rtc"', r'act\.vlad: policy\.aggregate = "rtc" steers flow matching.*"weighted_average"'),
+    ('ladder = ["steps:4"]', r"rung 'steps:4' .*`reuse` and `state_only` are its rungs"),
+    ('ladder = ["state_only", "reuse+steps:2"]', r"rung 'reuse\+steps:2'"),
+])
+def test_f39_what_an_act_cannot_do_is_refused(act: Path, tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(Refused, match=named):
+        load(act, config_with(tmp_path, cameras_of(act), _policy(text)), LOOKAHEAD_NS)
 
-    with pytest.raises(Refused, match="flow matching"):
-        load(bundle, config_with(tmp_path, cameras_of(bundle)), LOOKAHEAD_NS,
-             factory=lambda made, _: Regression(made))
-    assert closed == [True]
-    merged = config_with(tmp_path, cameras_of(bundle), lambda text: text.replace(
-        "[control]", '[policy]\naggregate = "average"\n\n[control]'
-    ))  # fmt: skip
-    loaded = load(bundle, merged, LOOKAHEAD_NS, factory=lambda made, _: Regression(made))
-    assert loaded.rtc is None
+
+@pytest.mark.fault(39)
+def test_f39_cameras_of_another_size_than_an_acts_are_refused(act: Path, tmp_path: Path) -> None:
+    config = config_with(tmp_path, cameras_of(act), lambda text: text.replace("width = 96", "width = 128", 1))
+    with pytest.raises(Refused, match="camera top delivers 128x96 and it was trained on 96x96"):
+        load(act, config, LOOKAHEAD_NS)
+
+
+def test_an_act_loads_runs_and_every_rung_that_it_has_is_measured(act: Path, tmp_path: Path) -> None:
+    loaded = load(act, config_with(tmp_path, cameras_of(act), _ladder(["reuse", "state_only"])), LOOKAHEAD_NS)
+    frames = [np.zeros((96, 96, 3), np.uint8)] * 3
+    tokens = [loaded.policy.encode_image(i, frame) for i, frame in enumerate(frames)]
+    chunk = loaded.policy.sample(loaded.policy.prefill(tokens, 0, np.zeros(6)), generator=np.random.default_rng(0))
     loaded.policy.close()
+    assert chunk.shape == (loaded.scheduler.chunk_size, 6) == (8, 6)
+    assert [rung.name for rung in loaded.costs_ns] == ["full", "reuse", "state_only"]
+    assert loaded.tasks == ("wave", "put the tea bag in the mug, slowly")

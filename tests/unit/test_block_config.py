@@ -10,7 +10,7 @@ from vlad import config as configuration
 from vlad.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
-BLOCKS = ("vision", "prefill", "context", "expert")
+BLOCKS = ("vision", "prefill", "context", "expert", "policy")
 
 
 def load(tmp_path: Path, extra: str) -> configuration.Config:

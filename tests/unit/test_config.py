@@ -167,6 +167,8 @@ BAD = [
     ("threshold = 0.5", 'mode = "asynchronous"', "policy.mode", '"async" | "sync"'),
     ("threshold = 0.5", 'aggregate = "mean"', "policy.aggregate", "weighted_average"),
     ("threshold = 0.5", 'aggregate = "average"\n[policy.rtc]\nhorizon = 8', "policy.rtc", '"rtc"'),
+    ("threshold = 0.5", 'temporal_ensemble_coeff = 0.01', "policy.temporal_ensemble_coeff", '"temporal_ensemble"'),
+    ("threshold = 0.5", 'temporal_ensemble_coeff = 11', "policy.temporal_ensemble_coeff", "10"),
     ("threshold = 0.5", "rtc = { horizon = 0 }", "policy.rtc.horizon", '1 to 256 or "auto"'),
     ("threshold = 0.5", 'rtc = { horizon = "all" }', "policy.rtc.horizon", '"auto"'),
     ("threshold = 0.5", 'rtc = { schedule = "cosine" }', "policy.rtc.schedule", '"linear"'),
