@@ -1,0 +1,73 @@
+"""An ACT bundle in a whole daemon on the simulated arm: it loads, engages and moves where the policy says."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests import daemons, simulator, tiny_act
+from tests.daemons import engage, wait_for
+from tests.tiny_smolvla import DEGREES
+from tests.unit.test_bundle_build import edit, edit_tensors, tensors
+from vlad._native.flight import CHUNK as CHUNK_RECORD
+from vlad.daemon import Daemon
+from vlad.flight_file import read
+from vlad.replay import replay
+from vlad.servo import DEG
+
+CHUNK = 50
+AWAY_DEG = 12.0
+
+
+def towards(directory: Path, target: NDArray[np.float64]) -> Path:
+    """The tiny ACT with calm answers around a pose (core units) and chunks of 50 actions; a bundle of it."""
+    data = directory / "data"
+    shutil.copytree(tiny_act.DATA, data)
+    edit(data / "checkpoint/config.json", lambda c: c.update(chunk_size=CHUNK, n_action_steps=CHUNK))
+    statistics = tensors(data / "checkpoint/policy_postprocessor_step_0_unnormalizer_processor.safetensors")
+    pose = (DEGREES.from_core(target) - statistics["action.mean"]) / statistics["action.std"]
+
+    def calm(weights: dict[str, NDArray[np.float32]]) -> None:
+        queries = weights["model.decoder_pos_embed.weight"]
+        weights["model.decoder_pos_embed.weight"] = np.resize(queries, (CHUNK, queries.shape[1]))
+        weights["model.action_head.weight"] *= 0.01
+        weights["model.action_head.bias"] = pose.astype(np.float32)
+
+    edit_tensors(data / "checkpoint/model.safetensors", calm)
+    return tiny_act.build(directory / "calm.vlad", data=data)
+
+
+@pytest.mark.parametrize("aggregate", ["auto", "temporal_ensemble"])
+def test_an_act_drives_the_simulated_arm(tmp_path: Path, aggregate: str) -> None:
+    extra = f'\n[policy]\naggregate = "{aggregate}"\nladder = ["reuse", "state_only"]\n'
+    with simulator.running(tmp_path, "--width", "96", "--height", "96") as sim:
+        daemon = Daemon(daemons.config_for(sim, tmp_path, extra=extra))
+        with daemons.supervised(daemon):
+            wait_for(lambda: daemon.status()["arm"]["bus"], 20, "the bus is up")
+            start = np.array(daemon.servo.joint_state()[2])
+            target = start.copy()
+            target[0] -= np.sign(start[0] or 1.0) * AWAY_DEG * DEG
+            answer = daemon.load(str(towards(tmp_path, target)))
+            assert answer["tasks"] == ["wave", "put the tea bag in the mug, slowly"]
+            assert answer["fits"], answer["load_check"]
+            assert list(answer["rungs_ms"]) == ["full", "reuse", "state_only"]
+            daemon.task("wave")
+            engage(daemon)
+
+            def off_deg() -> float:
+                return float(abs(daemon.servo.joint_state()[2][0] - target[0]) / DEG)
+
+            wait_for(lambda: off_deg() < AWAY_DEG / 3, 20, "the arm came to the pose that the policy says")
+            wait_for(lambda: daemon.status()["chunks"]["accepted"] >= 10, 30, "ten chunks were accepted")
+            status = daemon.status()
+            assert status["policy"]["rtc"] is None
+            flight = read(Path(daemon.dump()["path"]))
+        outcome = replay(flight)
+        assert outcome.difference is None, outcome
+        merged = [row for row in flight.rows[CHUNK_RECORD] if row["n_timeline"]]
+        heard = [max(row["timeline_opinions"], default=0) for row in merged]
+        assert max(heard) >= 3 if aggregate == "temporal_ensemble" else max(heard) == 0
