@@ -1,11 +1,11 @@
-"""LeRobot's side of test_policy_latency.py: one chunk per line read, answered with its cost.
+"""LeRobot's side of test_policy_latency.py and test_act_latency.py: one chunk per line read, answered with its cost.
 
     python lerobot_chunks.py DATA THREADS
 
-Runs where LeRobot is installed. DATA is a directory of make_checkpoint.py; a line is the number of
-a case in it. Each answer is one JSON
-object: wall_s and cpu_s of `predict_action_chunk` in float32, and the chunk, normalised. What the
-pre-processor does (tokenising, normalising) is not counted; resizing is, as in `select_action`.
+Runs where LeRobot is installed. DATA is a directory of make_checkpoint.py or make_act_checkpoint.py; a
+line is the number of a case in it. Each answer is one JSON object: wall_s and cpu_s of
+`predict_action_chunk` in float32, and the chunk, normalised. What the pre-processor does (tokenising,
+normalising) is not counted; resizing is, as in `select_action`.
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "reference"))
 
+from collections.abc import Callable  # noqa: E402
+
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from lerobot.configs.policies import PreTrainedConfig  # noqa: E402
+from lerobot.policies.act.modeling_act import ACTPolicy  # noqa: E402
 from lerobot.policies.factory import make_pre_post_processors  # noqa: E402
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy  # noqa: E402
+from make_act_checkpoint import batch_of as act_batch_of  # noqa: E402
 from make_checkpoint import batch_of, ordered_positions  # noqa: E402
 from transformers.models.smolvlm import modeling_smolvlm  # noqa: E402
 
+Saved = dict[str, np.ndarray]
+Prepare = Callable[[Saved, int], Callable[[], torch.Tensor]]
 
-def main() -> None:
-    data, threads = Path(sys.argv[1]), int(sys.argv[2])
-    torch.set_num_threads(threads)
+
+def smolvla(data: Path, config: PreTrainedConfig) -> Prepare:
     modeling_smolvlm.SmolVLMVisionEmbeddings.forward = ordered_positions
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
-    config = PreTrainedConfig.from_pretrained(data / "checkpoint")
     config.vlm_model_name = str(data / "vlm")
     policy = SmolVLAPolicy.from_pretrained(data / "checkpoint", config=config).float().eval()
     pre, _ = make_pre_post_processors(
@@ -45,16 +47,41 @@ def main() -> None:
         pretrained_path=str(data / "checkpoint"),
         preprocessor_overrides={"tokenizer_processor": {"tokenizer_name": config.vlm_model_name}},
     )
-    with np.load(data / "reference.npz") as archive:
-        saved = {name: archive[name] for name in archive.files}
-    for line in sys.stdin:
-        case = int(line)
+
+    def prepare(saved: Saved, case: int) -> Callable[[], torch.Tensor]:
         batch = pre(batch_of(saved, case, list(policy.config.image_features)))
         noise = torch.from_numpy(saved[f"noise_{case}"])[None]
         policy.reset()
+        return lambda: policy.predict_action_chunk(batch, noise=noise)
+
+    return prepare
+
+
+def act(data: Path, config: PreTrainedConfig) -> Prepare:
+    policy = ACTPolicy.from_pretrained(data / "checkpoint", config=config).eval()
+    pre, _ = make_pre_post_processors(config, pretrained_path=str(data / "checkpoint"))
+
+    def prepare(saved: Saved, case: int) -> Callable[[], torch.Tensor]:
+        batch = pre(act_batch_of(saved, case, list(policy.config.image_features)))
+        return lambda: policy.predict_action_chunk(batch)
+
+    return prepare
+
+
+def main() -> None:
+    data, threads = Path(sys.argv[1]), int(sys.argv[2])
+    torch.set_num_threads(threads)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    config = PreTrainedConfig.from_pretrained(data / "checkpoint")
+    prepare = (act if config.type == "act" else smolvla)(data, config)
+    with np.load(data / "reference.npz") as archive:
+        saved = {name: archive[name] for name in archive.files}
+    for line in sys.stdin:
+        one_chunk = prepare(saved, int(line))
         wall, cpu = time.perf_counter(), time.process_time()
         with torch.inference_mode():
-            chunk = policy.predict_action_chunk(batch, noise=noise)
+            chunk = one_chunk()
         cost = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
         print(json.dumps(cost | {"chunk": chunk[0].tolist()}), file=answers, flush=True)
 

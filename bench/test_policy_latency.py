@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.lerobot_process import compared, lerobot_chunks
 from tests import tiny_smolvla
-from tests.reference.test_smolvla_chunks import LEROBOT_PYTHON, checkpoint
+from tests.reference.test_smolvla_chunks import checkpoint
 from vlad import bundle as bundles
 from vlad.ladder import FULL, parse_rung
 from vlad.pass_cost import measure_pass
@@ -45,26 +45,8 @@ def policy(request: pytest.FixtureRequest) -> Iterator[Policy]:
 
 @pytest.fixture(scope="module")
 def lerobot() -> Iterator[Any]:
-    data = checkpoint("full")
-    process = subprocess.Popen(
-        [LEROBOT_PYTHON, ROOT / "bench/lerobot_chunks.py", data, str(THREADS)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-
-    def one_chunk(case: int) -> dict[str, Any]:
-        process.stdin.write(f"{case}\n")
-        process.stdin.flush()
-        answer: dict[str, Any] = json.loads(process.stdout.readline())
-        return answer
-
-    one_chunk(0)  # warm-up
-    yield one_chunk
-    process.stdin.close()
-    process.wait(timeout=60)
+    with lerobot_chunks(checkpoint("full"), THREADS) as one_chunk:
+        yield one_chunk
 
 
 def test_full_size_chunk_beside_lerobot(policy: Policy, lerobot: Any, benchmark: Any) -> None:
@@ -83,16 +65,8 @@ def test_full_size_chunk_beside_lerobot(policy: Policy, lerobot: Any, benchmark:
     cpu_s.clear()
     ours = benchmark.pedantic(chunk, setup=lambda: theirs.append(lerobot(case)), rounds=ROUNDS)
     assert np.abs(ours - np.array(theirs[-1]["chunk"])).max() <= 1e-4
-    wall = statistics.median(answer["wall_s"] for answer in theirs)
-    benchmark.extra_info.update(
-        threads=THREADS,
-        lerobot_wall_s=[round(answer["wall_s"], 3) for answer in theirs],
-        lerobot_cpu_s=[round(answer["cpu_s"], 3) for answer in theirs],
-        cpu_s=[round(value, 3) for value in cpu_s],
-        times_faster_wall=round(wall / benchmark.stats.stats.median, 2),
-        times_faster_wall_best=round(min(answer["wall_s"] for answer in theirs) / benchmark.stats.stats.min, 2),
-        times_less_cpu=round(statistics.median(a["cpu_s"] for a in theirs) / statistics.median(cpu_s), 2),
-    )
+    stats = benchmark.stats.stats
+    benchmark.extra_info.update(threads=THREADS, **compared(theirs, stats.median, stats.min, cpu_s))
     print(json.dumps(benchmark.extra_info))
 
 

@@ -68,7 +68,7 @@ class ActPolicy:
         self.workers: BlockWorkers | None = None  # those of its blocks that run in one
         self.joint_space = JointSpace(manifest, calibration)
         self._cameras = manifest.cameras
-        self._pixels = [NativePixels(camera) for camera in manifest.cameras]
+        self.pixels = [NativePixels(camera) for camera in manifest.cameras]
         self._token_shapes = [(camera.tokens, manifest.token_width) for camera in manifest.cameras]
         self._chunk_shape = (manifest.chunk_size, len(manifest.joints))
         self._tasks = manifest.task_texts
@@ -95,9 +95,9 @@ class ActPolicy:
         Raises DeviceError for another kind or size of image, BundleError for a camera that the policy
         does not have.
         """
-        if not 0 <= camera_index < len(self._pixels):
-            raise BundleError(f"camera {camera_index}: the policy has {len(self._pixels)}")
-        tokens = self._sessions["vision"].run({"image": self._pixels[camera_index](image)})["tokens"]
+        if not 0 <= camera_index < len(self.pixels):
+            raise BundleError(f"camera {camera_index}: the policy has {len(self.pixels)}")
+        tokens = self._sessions["vision"].run({"image": self.pixels[camera_index](image)})["tokens"]
         wanted = self._token_shapes[camera_index]
         if tokens.shape != wanted:  # of cameras unlike in size the manifest cannot say so
             raise BlockFailed("vision", "error", f"tokens are {list(tokens.shape)}, not {list(wanted)}")

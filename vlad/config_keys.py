@@ -266,8 +266,7 @@ class StagesKeys(_Table, frozen=True, kw_only=True):
 
 
 class BlockKeys(_Table, frozen=True, kw_only=True):
-    """`[block.NAME]`: where a block of the policy runs: `vision`, `prefill`, `context` and `expert` of a
-    SmolVLA, `vision` and `policy` of an ACT."""
+    """`[block.vision]`, `[block.prefill]`, `[block.context]`, `[block.expert]`; an ACT's `[block.policy]`: where it runs."""
 
     provider: Annotated[
         Name, _key("ONNX Runtime's execution provider; one that is absent or does not take the graph is an error")
