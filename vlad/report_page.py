@@ -1,15 +1,13 @@
-"""The page of `vlad report`: one HTML file that needs no network. Whatever was recorded is escaped, and
-the page forbids scripts and requests to itself."""
+"""The page of `vlad report`: whatever was recorded is escaped."""
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import vlad
+from vlad.html_page import document, grid, table, text
 from vlad.report_figures import episodes, figures
 from vlad.report_plots import captions, plots
 from vlad.report_run import Run
@@ -17,61 +15,22 @@ from vlad.report_run import Run
 STRIP = 12  # pictures of a camera
 MAX_CAMERAS = 8
 MAX_ROWS = 1000  # of events
-MAX_CELL = 300
 MAX_CONFIG = 64 << 10
 QUIET = frozenset({"chunk"})
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #22303c; --paper: #ffffff; --grid: #d9dfe4; --soft: #f4f6f8;
-  --blue: #2b6ca3; --green: #1b7f5c; --violet: #7a4fbf; --red: #c0392b }
-@media (prefers-color-scheme: dark) { :root { --ink: #d7dee4; --paper: #14191d; --grid: #3a444c; --soft: #1e252b;
-  --blue: #6cb2e8; --green: #4dbb91; --violet: #b294ec; --red: #f0776a } }
-@media print { :root { --ink: #000; --paper: #fff; --grid: #ccc; --soft: #fff } details { display: block }
-  figure, tr { break-inside: avoid } }
-body { font: 15px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1100px;
-  margin: 2em auto; padding: 0 1em }
-h1 { font-size: 1.5em } h2 { font-size: 1.2em; margin-top: 2.2em; border-bottom: 1px solid var(--grid) }
-h3 { font-size: 1em; margin: 1.6em 0 0 } p.about { margin: 0.1em 0 0.3em; opacity: 0.75 }
-figure { margin: 0 } svg { width: 100%; height: auto }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th, td { text-align: left; vertical-align: top; padding: 0.2em 0.8em 0.2em 0; border-bottom: 1px solid var(--grid);
-  overflow-wrap: anywhere }
-th { font-weight: 600; overflow-wrap: normal } th[scope=row] { width: 13em; font-weight: 400; opacity: 0.75 }
-td:first-child, .faults td:nth-child(2), .faults td:nth-child(4), .events td:nth-child(2) { white-space: nowrap }
-.events { font-size: 0.85em }
-.strip { display: flex; flex-wrap: wrap; gap: 0.4em } .strip figure { width: 160px } .strip img { width: 100% }
-.strip figcaption { font-size: 0.8em }
-pre { background: var(--soft); padding: 0.8em; overflow-x: auto; white-space: pre-wrap; font-size: 0.85em }
-"""
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-
-
 def page(title: str, runs: Sequence[Run], notes: Sequence[str]) -> str:
     """All runs one below the other. notes: what there is to say before them."""
+    said = "".join(f"<p>{text(note)}</p>" for note in notes)
     body = "\n".join(part for run in runs for part in _run(run))
-    said = "".join(f"<p>{_text(note)}</p>" for note in notes)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{_text(title)}</h1>\n{said}"
-        f"{body}\n<p class=about>Written by vlad {_text(vlad.__version__)}. Times are seconds from the beginning "
-        "of each part, on the clock of the machine that ran it.</p>\n</body>\n</html>\n"
-    )
-
-
-def _text(value: object, most: int = MAX_CELL) -> str:
-    """Escaped, without control characters, at most so long."""
-    text = str(value)
-    text = text if len(text) <= most else text[: most - 1] + "…"
-    return escape("".join(c if c.isprintable() or c == "\n" else "�" for c in text))
+    return document(title, said + body, "Times are seconds from the beginning of each part, on the clock of the "
+                    "machine that ran it.")  # fmt: skip
 
 
 def _run(run: Run) -> Iterator[str]:
-    yield f"<h2>{_text(run.kind.capitalize())}: {_text(run.name)}</h2>"
-    yield _table(summary(figures(run), run))
+    yield f"<h2>{text(run.kind.capitalize())}: {text(run.name)}</h2>"
+    yield table(summary(figures(run), run))
     if run.missing:
-        yield "<p class=about>Not here: " + "; ".join(_text(m) for m in run.missing) + ".</p>"
+        yield "<p class=about>Not here: " + "; ".join(text(m) for m in run.missing) + ".</p>"
     for title, about, drawn in plots(run):
         yield f"<figure><h3>{title}</h3><p class=about>{about}</p>{drawn}</figure>"
     if run.pictures:
@@ -80,13 +39,13 @@ def _run(run: Run) -> Iterator[str]:
     yield "<h3>Faults</h3>"
     found = list(captions(episodes(run), run))
     heads = ("at s", "for s", "fault", "reaction", "what vlad does")
-    yield _grid(heads, found, " class=faults") if found else "<p>None.</p>"
+    yield grid(heads, found, " class=faults") if found else "<p>None.</p>"
     yield from _events(run)
     if run.config:
-        yield f"<details><summary>Configuration</summary><pre>{_text(run.config, MAX_CONFIG)}</pre></details>"
+        yield f"<details><summary>Configuration</summary><pre>{text(run.config, MAX_CONFIG)}</pre></details>"
     versions = run.report.get("versions")
     if isinstance(versions, dict):
-        yield "<details><summary>Versions</summary>" + _table([(str(k), str(v)) for k, v in versions.items()])
+        yield "<details><summary>Versions</summary>" + table([(str(k), str(v)) for k, v in versions.items()])
         yield "</details>"
 
 
@@ -147,17 +106,6 @@ def _spread(values: Mapping[str, Any], unit: str) -> str:
     return ", ".join(f"{k} {v:.1f} {unit}" for k, v in values.items() if isinstance(v, (int, float)))
 
 
-def _table(rows: Iterable[tuple[str, str]]) -> str:
-    return "<table>" + "".join(
-        f"<tr><th scope=row>{_text(a)}</th><td>{_text(b, 2000)}</td></tr>" for a, b in rows) + "</table>"  # fmt: skip
-
-
-def _grid(heads: Sequence[str], rows: Iterable[Sequence[str]], of: str = "") -> str:
-    head = "".join(f"<th>{_text(h)}</th>" for h in heads)
-    cells = ("<tr>" + "".join(f"<td>{_text(c)}</td>" for c in row) + "</tr>" for row in rows)
-    return f"<table{of}><tr>{head}</tr>{''.join(cells)}</table>"
-
-
 def _strips(run: Run) -> Iterator[str]:
     """Of each camera so many pictures, evenly in time, each with its time."""
     cameras: dict[str, list[tuple[int, bytes]]] = {}
@@ -166,7 +114,7 @@ def _strips(run: Run) -> Iterator[str]:
     for camera, taken in list(cameras.items())[:MAX_CAMERAS]:
         every = max(1, -(-len(taken) // STRIP))
         shown = taken[::every]
-        yield f"<p class=about>{_text(camera)}: {len(shown)} of {len(taken)}</p><div class=strip>"
+        yield f"<p class=about>{text(camera)}: {len(shown)} of {len(taken)}</p><div class=strip>"
         for t_ns, jpeg in shown:
             yield (f'<figure><img alt="" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
                    f"<figcaption>{(t_ns - run.start_ns) / 1e9:.2f} s</figcaption></figure>")  # fmt: skip
@@ -188,4 +136,4 @@ def _events(run: Run) -> Iterator[str]:
     ]  # fmt: skip
     note = f"the newest {MAX_ROWS} of {len(events)}" if left > 0 else str(len(events))
     yield (f"<details open><summary>Events ({note}; accepted chunks are in the plot above)</summary>"
-           + _grid(("s", "event", ""), rows, " class=events") + "</details>")  # fmt: skip
+           + grid(("s", "event", ""), rows, " class=events") + "</details>")  # fmt: skip
