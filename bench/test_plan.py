@@ -1,0 +1,81 @@
+"""What `vlad plan` predicts for this machine beside what a chunk takes, in one run.
+
+The probes of the profile and whole passes of the full-size policy take turns, so that a busy machine
+burdens both. With one thread, times are of the processor, which others' work changes less. Environment:
+VLAD_BENCH_THREADS (1), VLAD_BENCH_CAMERAS (3), VLAD_BENCH_ROUNDS (5).
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import tiny_smolvla
+from tests.reference.test_smolvla_chunks import checkpoint
+from vlad import bundle as bundles
+from vlad.plan.measure import Meter
+from vlad.plan.prediction import predict
+from vlad.plan.work import of_manifest
+from vlad.policy import Policy
+from vlad.servo import now_ns
+
+ROOT = Path(__file__).parents[1]
+THREADS = int(os.environ.get("VLAD_BENCH_THREADS", "1"))
+CAMERAS = int(os.environ.get("VLAD_BENCH_CAMERAS", "3"))
+ROUNDS = int(os.environ.get("VLAD_BENCH_ROUNDS", "5"))
+CLOCK: Callable[[], int] = time.process_time_ns if THREADS == 1 else now_ns
+
+
+@pytest.fixture
+def policy() -> Iterator[Policy]:
+    path = ROOT / f"build/bench/full-{CAMERAS}.vlad"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        absent = [f"--skip-camera=camera{i}" for i in range(CAMERAS + 1, 4)]
+        tiny_smolvla.build(path, *absent, data=checkpoint("full"))
+    made = Policy(bundles.load(path, verify=False), intra_threads=THREADS)
+    made.warm_up()
+    yield made
+    made.close()
+
+
+def test_prediction_beside_a_measured_chunk(
+    policy: Policy, benchmark: object, figure: Callable[..., None], judge: Callable[..., None]
+) -> None:
+    frame = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    task = max(range(len(policy.bundle.manifest.tasks)), key=lambda i: len(policy.bundle.manifest.tasks[i].token_ids))
+    took: dict[str, list[int]] = {"vision": [], "prefix": [], "expert": []}
+    meter = Meter(THREADS, clock=CLOCK)
+
+    def one_pass() -> None:
+        begin = CLOCK()
+        tokens = [policy.encode_image(i, frame) for i in range(CAMERAS)]
+        seen = CLOCK()
+        prefix = policy.prefill(tokens, task, np.zeros(6))
+        read = CLOCK()
+        policy.sample(prefix, generator=np.random.default_rng(0))
+        for name, start, end in (("vision", begin, seen), ("prefix", seen, read), ("expert", read, CLOCK())):
+            took[name].append(end - start)
+
+    for _ in range(ROUNDS):
+        meter.round()
+        one_pass()
+    made = predict(of_manifest(policy.bundle.manifest, "bundle"), meter.board("here"), {})
+    parts = {b.work.block: b.total_ns for b in made.blocks}
+    predicted = {"vision": made.frames_ns + parts["vision"], "prefix": parts["prefill"] + parts["context"],
+                 "expert": parts["expert"]}  # fmt: skip
+    for name, expected in predicted.items():
+        measured = statistics.median(took[name])
+        remark = f"measured {measured / 1e6:.0f} ms: {expected / measured:.2f}"
+        figure(f"{name}: predicted", expected / 1e6, "ms", remark)
+    chunk = statistics.median(map(sum, zip(*took.values(), strict=True)))
+    figure("chunk: predicted", made.total_ns / 1e6, "ms", f"measured {chunk / 1e6:.0f} ms")
+    ratio = made.total_ns / chunk
+    figure("predicted / measured", ratio)
+    judge("plan_error", abs(ratio - 1))
