@@ -1,8 +1,9 @@
 """What `vlad plan` predicts for this machine beside what a chunk takes, in one run.
 
-The probes of the profile and whole passes of the full-size policy take turns, so that a busy machine
-burdens both. With one thread, times are of the processor, which others' work changes less. Environment:
-VLAD_BENCH_THREADS (1), VLAD_BENCH_CAMERAS (3), VLAD_BENCH_ROUNDS (5).
+The probes of the profile and whole passes of the policy take turns, so that a busy machine burdens both.
+With one thread, times are of the processor, which others' work changes less. The shipped policy is so
+small that overhead decides: its ratio is shown and not judged. Environment: VLAD_BENCH_THREADS (1),
+VLAD_BENCH_CAMERAS (3), VLAD_BENCH_ROUNDS (5).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ import pytest
 from tests import tiny_smolvla
 from tests.reference.test_smolvla_chunks import checkpoint
 from vlad import bundle as bundles
+from vlad.demo import build_bundle
 from vlad.plan.measure import Meter
 from vlad.plan.prediction import predict
 from vlad.plan.work import of_manifest
@@ -32,10 +35,12 @@ ROUNDS = int(os.environ.get("VLAD_BENCH_ROUNDS", "5"))
 CLOCK: Callable[[], int] = time.process_time_ns if THREADS == 1 else now_ns
 
 
-@pytest.fixture
-def policy() -> Iterator[Policy]:
+@pytest.fixture(params=["full", "shipped"])
+def policy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Policy]:
     path = ROOT / f"build/bench/full-{CAMERAS}.vlad"
-    if not path.exists():
+    if request.param == "shipped":
+        path = build_bundle(tmp_path)
+    elif not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         absent = [f"--skip-camera=camera{i}" for i in range(CAMERAS + 1, 4)]
         tiny_smolvla.build(path, *absent, data=checkpoint("full"))
@@ -46,16 +51,18 @@ def policy() -> Iterator[Policy]:
 
 
 def test_prediction_beside_a_measured_chunk(
-    policy: Policy, benchmark: object, figure: Callable[..., None], judge: Callable[..., None]
-) -> None:
+    policy: Policy, request: pytest.FixtureRequest, benchmark: Any, figure: Callable[..., None],
+    judge: Callable[..., None],
+) -> None:  # fmt: skip
+    manifest = policy.bundle.manifest
     frame = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
-    task = max(range(len(policy.bundle.manifest.tasks)), key=lambda i: len(policy.bundle.manifest.tasks[i].token_ids))
+    task = max(range(len(manifest.tasks)), key=lambda i: len(manifest.tasks[i].token_ids))
     took: dict[str, list[int]] = {"vision": [], "prefix": [], "expert": []}
     meter = Meter(THREADS, clock=CLOCK)
 
     def one_pass() -> None:
         begin = CLOCK()
-        tokens = [policy.encode_image(i, frame) for i in range(CAMERAS)]
+        tokens = [policy.encode_image(i, frame) for i in range(len(manifest.cameras))]
         seen = CLOCK()
         prefix = policy.prefill(tokens, task, np.zeros(6))
         read = CLOCK()
@@ -63,10 +70,8 @@ def test_prediction_beside_a_measured_chunk(
         for name, start, end in (("vision", begin, seen), ("prefix", seen, read), ("expert", read, CLOCK())):
             took[name].append(end - start)
 
-    for _ in range(ROUNDS):
-        meter.round()
-        one_pass()
-    made = predict(of_manifest(policy.bundle.manifest, "bundle"), meter.board("here"), {})
+    benchmark.pedantic(one_pass, setup=meter.round, rounds=ROUNDS)
+    made = predict(of_manifest(manifest, "bundle"), meter.board("here"), {})
     parts = {b.work.block: b.total_ns for b in made.blocks}
     predicted = {"vision": made.frames_ns + parts["vision"], "prefix": parts["prefill"] + parts["context"],
                  "expert": parts["expert"]}  # fmt: skip
@@ -78,4 +83,5 @@ def test_prediction_beside_a_measured_chunk(
     figure("chunk: predicted", made.total_ns / 1e6, "ms", f"measured {chunk / 1e6:.0f} ms")
     ratio = made.total_ns / chunk
     figure("predicted / measured", ratio)
-    judge("plan_error", abs(ratio - 1))
+    if request.node.callspec.params["policy"] == "full":
+        judge("plan_error", abs(ratio - 1))

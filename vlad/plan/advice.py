@@ -12,7 +12,8 @@ from vlad.plan.prediction import LEAST_HZ, Outcome, Setup, evaluate, predict
 from vlad.plan.work import PolicyWork
 from vlad.servo import MAX_ACTIONS
 
-FEW_STEPS = 4  # published tasks were held at 3 to 4 of 10 Euler steps; 1 is not safe undistilled
+FEW_STEPS = 4  # published tasks were held at 3 to 4 of 10 Euler steps
+FEWEST_STEPS = 2  # one alone is not safe without distillation
 TOGETHER = "together"
 WORTH = 0.03  # of T_inference: less is no advice
 
@@ -58,7 +59,7 @@ def _changes(outcome: Outcome) -> Iterator[_Change | Advice]:
     waits = setup.mode == "sync"
     if not waits and not isinstance(setup.threshold, str):
         yield _Change("threshold auto", 'policy.threshold = "auto"', lambda s: replace(s, threshold="auto"))
-    if setup.policy is not None and setup.policy.steps > 1:
+    if setup.policy is not None and setup.policy.steps > FEWEST_STEPS:
         yield _steps(outcome)
     if not waits:
         yield from _rungs(outcome)
@@ -84,8 +85,8 @@ def _steps(outcome: Outcome) -> _Change:
     setup = outcome.setup
     assert setup.policy is not None
     has = setup.policy.steps
-    fitting = (n for n in range(has - 1, 1, -1) if evaluate(_fewer_steps(setup, n)).fits)
-    steps = next(fitting, min(FEW_STEPS, max(1, has // 2)))
+    fitting = (n for n in range(has - 1, FEWEST_STEPS - 1, -1) if evaluate(_fewer_steps(setup, n)).fits)
+    steps = next(fitting, min(FEW_STEPS, max(FEWEST_STEPS, has // 2)))
     how = f"instead of {has}; first measure what it does to the chunks (docs/ladder.md)"
     return _Change(f"{steps} flow steps", how, lambda s: _fewer_steps(s, steps))
 
@@ -113,7 +114,7 @@ def _weights(outcome: Outcome) -> Iterator[_Change]:
     for name in sorted(times, key=lambda n: (n == "expert", -times[n].total_ns)):
         block = times[name]
         quantised = block.work.dtype in ("int8", "int4")
-        if not quantised and home.computes_in("int8"):
+        if not quantised and home.computes_in("int8") and _saves(outcome, partial(_in_int8, block=name)):
             how = "vlad quantize" + (": look at its errors, they add up from step to step" if name == "expert" else "")
             yield _Change(f"{name} in int8", how, partial(_in_int8, block=name))
         if name == "expert":
@@ -122,8 +123,12 @@ def _weights(outcome: Outcome) -> Iterator[_Change]:
             move = partial(_moved, block=name, unit=unit.name, quantised=quantised)
             if unit.name != block.unit and unit.computes_in(block.work.dtype if quantised else "int8"):
                 what = f"{name} on {unit.name}" if quantised else f"{name} in int8 on {unit.name}"
-                if evaluate(move(setup)).t_inference_ns < outcome.t_inference_ns:
+                if _saves(outcome, move):
                     yield _Change(what, f"[block.{name}] provider = ...", move)
+
+
+def _saves(outcome: Outcome, change: Callable[[Setup], Setup]) -> bool:
+    return evaluate(change(outcome.setup)).t_inference_ns < (1 - WORTH) * outcome.t_inference_ns
 
 
 def _in_int8(setup: Setup, block: str) -> Setup:

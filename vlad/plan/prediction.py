@@ -165,7 +165,12 @@ def predict(policy: PolicyWork, board: Board, on: Mapping[str, str], rung: Rung 
         compute_s = sum(share * work.flops / (gflop_s * 1e9) for gflop_s, share in shares)
         stream_s = work.bytes / (unit.bandwidth.gb_s * 1e9)
         times.append(BlockTime(work, unit.name, compute_s * S, stream_s * S, unit.call.us * 1e3))
-    return Pass(rung, tuple(times), board.frame.ms * 1e6 * rung.least_encoded(policy.cameras))
+    return Pass(rung, tuple(times), frame_ns(policy, board) * rung.least_encoded(policy.cameras))
+
+
+def frame_ns(policy: PolicyWork, board: Board) -> float:
+    """From a camera's picture to the input of the vision block."""
+    return board.frame.ms * 1e6 * policy.picture
 
 
 def timing(setup: Setup, lookahead_ns: int) -> SchedulerConfig:

@@ -51,7 +51,7 @@ def estimate(outcome: Outcome) -> str:
     best = evaluate_given(outcome, low).fits
     worst = evaluate_given(outcome, high).fits
     decides = {(True, True): "it fits either way", (False, False): "it does not fit either way"}.get(
-        (best, worst), "which decides: measure on the board")  # fmt: skip
+        (best, worst), "and that decides it: measure on the board")  # fmt: skip
     what = (f"Prediction from what was measured with {board.name}" if board.measured else
             f"ESTIMATE: figures of {board.name} are published or derived, not measured on it")  # fmt: skip
     return (f"{what}; off by up to {board.off_by:g} x either way: {duration(low)} to {duration(high)}, {decides}.")

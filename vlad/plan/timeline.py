@@ -54,8 +54,7 @@ def simulate(outcome: Outcome) -> Timeline:
     servo = setup.servo
     config = timing(setup, Servo(servo, S).lookahead_ns)
     passes = {p.rung: p for p in (outcome.full, *outcome.rungs)}
-    frame_ns = 0.0 if setup.board is None else setup.board.frame.ms * MS
-    vision_ns = frame_ns + sum(b.each_ns for b in outcome.full.blocks if b.work.block == "vision")
+    vision_ns = _picture_s(outcome) * S + sum(b.each_ns for b in outcome.full.blocks if b.work.block == "vision")
     arrivals: list[Arrival] = []
     start_ns = 1_000_000 * MS
 
@@ -101,6 +100,11 @@ def simulate(outcome: Outcome) -> Timeline:
     return Timeline(rows, tuple(bars), tuple(idle), seconds, share, verdicts, mode != "engaged")
 
 
+def _picture_s(outcome: Outcome) -> float:
+    cameras = outcome.setup.policy.cameras if outcome.setup.policy is not None else 1
+    return outcome.full.frames_ns / cameras / S
+
+
 def _circle(chunk_size: int, period_ns: int) -> Policy:
     """A policy that sees where the arm is: on along a circle of the first two joints."""
 
@@ -140,8 +144,8 @@ def _between(spans: Sequence[tuple[float, float]], start: float, end: float) -> 
 def _parts(outcome: Outcome, made: Pass, arrival: Arrival, begun_ns: int) -> Iterator[Bar]:
     """The bars of one request. A block that is not on the board's first unit has that unit as a row, and its
     thread waits meanwhile."""
-    at, board = (arrival.request.admitted_ns - begun_ns) / S, outcome.setup.board
-    frame_s, home = (0.0, "") if board is None else (board.frame.ms / 1e3, board.unit[0].name)
+    at, frame_s, board = (arrival.request.admitted_ns - begun_ns) / S, _picture_s(outcome), outcome.setup.board
+    home = "" if board is None else board.unit[0].name
     if not made.blocks:
         yield Bar(ONE, "inference", at, (arrival.t_arrival_ns - begun_ns) / S)
         return

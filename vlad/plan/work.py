@@ -16,6 +16,7 @@ BYTES = {"float32": 4.0, "float16": 2.0, "int8": 1.0, "int4": 0.5}
 PER: dict[str, Literal["camera", "chunk", "step"]] = {
     "vision": "camera", "prefill": "chunk", "context": "chunk", "expert": "step", "policy": "chunk",
 }  # fmt: skip
+PICTURE_SIDE = 512  # of a profile's `frame`: what a picture costs goes with the side, as does its first pass
 OF_TOKENS = ("prefill", "context", "policy")  # blocks whose work grows with the tokens of a prefix
 OF_CHUNK = ("expert",)  # with the actions of a chunk
 
@@ -50,7 +51,8 @@ class Work:
 @dataclass(frozen=True, slots=True)
 class PolicyWork:
     """A policy as its blocks' work. tokens: of the prefix that the work is for. steps: 0 without a flow.
-    A state-only refresh (refreshable) is one token of the prefill block."""
+    A state-only refresh (refreshable) is one token of the prefill block. picture: what one costs before the
+    vision block, 1 being that of 512 x 512."""
 
     name: str
     policy_type: str
@@ -62,7 +64,7 @@ class PolicyWork:
     tokens: int
     tokens_per_camera: int
     refreshable: bool
-    table_bytes: int = 0  # of token embeddings: mapped, not read whole
+    picture: float = 1.0
 
     @property
     def weights_bytes(self) -> float:
@@ -126,19 +128,19 @@ def of_manifest(manifest: Manifest, name: str) -> PolicyWork:
     names = [block.name for block in manifest.blocks]
     if unknown := [block for block in names if block not in PER]:
         raise BundleError(f"{name}: what block {unknown[0]!r} has to compute for a chunk is not known here")
-    cameras, tokens, longest, each, steps, table = len(manifest.cameras), 1, 1, 0, 0, 0
+    cameras, tokens, longest, each, steps, picture = len(manifest.cameras), 1, 1, 0, 0, 1.0
     if manifest.policy_type == "smolvla":
         each, steps = manifest.prefix.image_tokens, manifest.flow.steps
         longest = cameras * each + manifest.max_task_tokens + 1
         spoken = max(len(task.token_ids) for task in manifest.tasks)
         tokens = longest if manifest.tokenizer is not None else cameras * each + spoken + 1
-        table = manifest.token_table.file.bytes
+        picture = manifest.image_side / PICTURE_SIDE
     blocks = tuple(
         Work(b.name, 1, b.flops * (tokens / longest if b.name in OF_TOKENS else 1), b.file.bytes, b.parameters, b.dtype)
         for b in manifest.blocks
     )
     return PolicyWork(name, manifest.policy_type, _calls(blocks, cameras, steps), cameras, steps, manifest.chunk_size,
-                      manifest.rate_hz, tokens, each, "prefill" in names, table)  # fmt: skip
+                      manifest.rate_hz, tokens, each, "prefill" in names, picture)  # fmt: skip
 
 
 def smolvla(cameras: int, steps: int = 10, chunk_size: int = 50, rate_hz: float = 30.0) -> PolicyWork:
@@ -155,7 +157,7 @@ def smolvla(cameras: int, steps: int = 10, chunk_size: int = 50, rate_hz: float 
     flops = {"vision": vision, "prefill": prefill, "context": 32 * tokens * 320**2, "expert": expert}
     blocks = tuple(Work(b, 1, flops[b], 4.0 * parameters[b], parameters[b], "float32") for b in flops)
     return PolicyWork("smolvla (published sizes)", "smolvla", _calls(blocks, cameras, steps), cameras, steps,
-                      chunk_size, rate_hz, tokens, image_tokens, True, 94_600_000)  # fmt: skip
+                      chunk_size, rate_hz, tokens, image_tokens, True)  # fmt: skip
 
 
 def act(cameras: int, chunk_size: int = 100, rate_hz: float = 30.0, height: int = 480, width: int = 640) -> PolicyWork:
