@@ -203,6 +203,16 @@ def test_the_verdict_is_that_of_the_load_check() -> None:
         assert outcome.threshold_ns <= outcome.setup.horizon_ns
 
 
+def test_a_policy_that_the_board_cannot_hold_does_not_fit() -> None:
+    small = msgspec.structs.replace(plain(), memory=msgspec.structs.replace(plain().memory, gb=0.4))
+    outcome = evaluate(Setup(10, 50, policy(), small))
+    assert outcome.check.fits
+    assert outcome.resident_bytes == 330e6 + 1.3 * 64e6
+    assert not outcome.fits
+    assert "about 0.4 GB are needed" in verdict(outcome)
+    assert evaluate(Setup(10, 50, policy(), plain())).fits
+
+
 # --- profiles ---------------------------------------------------------------------------------------
 
 

@@ -130,8 +130,14 @@ class Outcome:
 
     @property
     def fits(self) -> bool:
-        """Whether the daemon would engage, and the arm move."""
-        return self.check.fits and self.moves
+        """Whether the board holds it, the daemon would engage, and the arm move."""
+        return self.check.fits and self.moves and self.held_in_memory
+
+    @property
+    def held_in_memory(self) -> bool:
+        """Whether the board's memory suffices; True where it is not asked."""
+        board = self.setup.board
+        return board is None or self.resident_bytes < board.memory.gb * 1e9
 
     @property
     def slack_ns(self) -> int:

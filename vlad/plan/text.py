@@ -28,6 +28,9 @@ def verdict(outcome: Outcome) -> str:
     setup, t = outcome.setup, duration(outcome.t_inference_ns)
     word = "fits" if outcome.fits else "does not fit"
     chunk = f"a chunk of {setup.chunk_size} at {setup.rate_hz:g} Hz lasts {duration(setup.horizon_ns)}"
+    if not outcome.held_in_memory and setup.board is not None:
+        return (f"{word}: about {outcome.resident_bytes / 1e9:.1f} GB are needed, and the board has "
+                f"{setup.board.memory.gb:.3g} GB (T_inference {t}, {chunk})")  # fmt: skip
     if not outcome.moves:
         return (f"{word}: T_inference {t}, and a chunk older than {duration(setup.servo.max_cold_age_ns)} is rejected: "
                 "the arm would not move")  # fmt: skip
@@ -96,8 +99,7 @@ def facts(outcome: Outcome, timeline: Timeline) -> Iterator[tuple[str, str]]:
     if setup.policy is not None and outcome.weights_bytes:
         text = f"{outcome.weights_bytes / 1e6:.0f} MB of weights, about {outcome.resident_bytes / 1e9:.1f} GB in all"
         if setup.board is not None:
-            enough = outcome.resident_bytes < setup.board.memory.gb * 1e9
-            text += f" of the board's {setup.board.memory.gb:.3g} GB" + ("" if enough else ": TOO MUCH")
+            text += f" of the board's {setup.board.memory.gb:.3g} GB"
         yield "memory", text
 
 
