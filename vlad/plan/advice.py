@@ -124,7 +124,8 @@ def _weights(outcome: Outcome) -> Iterator[_Change]:
             if unit.name != block.unit and unit.computes_in(block.work.dtype if quantised else "int8"):
                 what = f"{name} on {unit.name}" if quantised else f"{name} in int8 on {unit.name}"
                 if _saves(outcome, move):
-                    yield _Change(what, f"[block.{name}] provider = ...", move)
+                    first = "" if quantised else "vlad quantize, then "
+                    yield _Change(what, f"{first}[block.{name}] provider = that of the {unit.name}", move)
 
 
 def _saves(outcome: Outcome, change: Callable[[Setup], Setup]) -> bool:

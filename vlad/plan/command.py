@@ -24,6 +24,7 @@ from vlad.plan.timeline import Timeline, simulate
 from vlad.plan.work import PUBLISHED, PolicyWork, of_manifest, published
 
 UNFIT, UNKNOWN = 1, 2
+BUSY = 0.5  # of the cores
 RATE_HZ, CHUNK = 30.0, 50  # where nothing says it
 
 
@@ -187,7 +188,11 @@ def _measure(options: argparse.Namespace) -> int:
         raise Refused(f"{out}: exists already: give another name, or remove it")
     if not out.parent.is_dir():
         raise Refused(f"{out.parent}: no such directory")
-    threads = options.threads or len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0))
+    threads = options.threads or cores
+    if (load := os.getloadavg()[0]) > BUSY * cores:
+        print(f"vlad plan: the machine is busy (load {load:.1f} on {cores} cores): the profile will be of what others "
+              "leave", file=sys.stderr)  # fmt: skip
     board = measure(out.stem, threads, lambda what: print(what, file=sys.stderr))
     _write(out, to_toml(board))
     if options.json:

@@ -96,6 +96,8 @@ def facts(outcome: Outcome, timeline: Timeline) -> Iterator[tuple[str, str]]:
         yield "idle", f"{outcome.idle:.0%}, T_inference / (T_inference + N/f); simulated {_simulated(timeline)}"
     for rung in outcome.rungs:
         yield f"rung {rung.rung.name}", f"{duration(rung.total_ns)} with every camera's tokens reused"
+    if setup.board is not None and (threads := setup.board.unit[0].threads) > 1:
+        yield "threads", f"{threads}: give stage.vision and stage.expert so many cores each (affinity; unset: one)"
     if setup.policy is not None and outcome.weights_bytes:
         text = f"{outcome.weights_bytes / 1e6:.0f} MB of weights, about {outcome.resident_bytes / 1e9:.1f} GB in all"
         if setup.board is not None:
