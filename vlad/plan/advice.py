@@ -183,7 +183,7 @@ def _together(outcome: Outcome, changes: list[_Change]) -> Iterator[Advice]:
         used = [*(what for what in used if not change.what.startswith(what)), change.what]
         if after.fits:
             break
-    if not last.fits:
+    if not last.fits and setup.mode == "async":
         for change in _rate(last):
             setup = change.apply(setup)
             last = evaluate(setup)

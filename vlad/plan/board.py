@@ -20,7 +20,8 @@ DTYPES = ("float32", "float16", "int8", "int4")
 IN_FLOAT32 = ("float16", "int4")  # computed in float32 where a unit has no rate of their own
 
 Dtype = Literal["float32", "float16", "int8", "int4"]
-Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+NAME = "[A-Za-z0-9_.-]{1,64}"
+Name = Annotated[str, msgspec.Meta(pattern=f"^{NAME}$")]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
 Source = Annotated[str, msgspec.Meta(pattern=r"^(measured|published|derived): \S", max_length=1000)]
 Amount = Annotated[float, msgspec.Meta(gt=0, le=1e9)]

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from vlad import bundle as bundles
 from vlad.errors import Refused, VladError
-from vlad.ladder import parse_ladder
-from vlad.plan.advice import advise
-from vlad.plan.board import DTYPES, built_in, load_board, to_toml
+from vlad.ladder import Vision, parse_ladder
+from vlad.plan.advice import Advice, advise
+from vlad.plan.board import DTYPES, NAME, built_in, load_board, to_toml
 from vlad.plan.prediction import Outcome, Setup, evaluate
 from vlad.plan.text import as_json, text, verdict
 from vlad.plan.timeline import Timeline, simulate
@@ -73,34 +75,41 @@ def _parser() -> argparse.ArgumentParser:
     return p
 
 
-def _positive(word: str) -> float:
-    value = float(word)
-    if not 1e-6 <= value <= 1e6:
-        raise ValueError
+def _number(word: str, low: float, high: float) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high:
+        raise argparse.ArgumentTypeError(f"{word!r} is no number from {low:g} to {high:g}")
     return value
+
+
+def _positive(word: str) -> float:
+    return _number(word, 1e-6, 1e6)
 
 
 def _count(word: str) -> int:
-    value = int(word)
-    if not 1 <= value <= 10_000:
-        raise ValueError
-    return value
+    if not word.isdecimal() or not 1 <= int(word[:6]) <= 10_000:
+        raise argparse.ArgumentTypeError(f"{word!r} is no count from 1 to 10000")
+    return int(word)
 
 
 def _threshold(word: str) -> float | str:
-    if word == "auto":
-        return word
-    value = float(word)
-    if not 0 < value < 1:
-        raise ValueError
-    return value
+    return word if word == "auto" else _number(word, 0.001, 0.999)
 
 
 def _pair(word: str) -> tuple[str, str]:
-    left, sign, right = word.partition("=")
-    if not (left and sign and right):
-        raise ValueError
+    left, _, right = word.partition("=")
+    if not (left and right):
+        raise argparse.ArgumentTypeError(f"{word!r} is not of the form A=B")
     return left, right
+
+
+def _refuse(options: argparse.Namespace, names: Sequence[str], why: str) -> None:
+    """Options that would be ignored."""
+    if given := [name for name in names if getattr(options, name)]:
+        raise Refused(f"{why}: --{given[0]} has no meaning beside it")
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -112,11 +121,11 @@ def _plan(options: argparse.Namespace) -> int:
         print(json.dumps(as_json(outcome, advice, timeline)))
     else:
         print(text(outcome, advice, timeline))
-    _charts(options, outcome, timeline)
+    _charts(options, outcome, advice, timeline)
     return 0 if outcome.fits else UNFIT
 
 
-def _charts(options: argparse.Namespace, outcome: Outcome, timeline: Timeline) -> None:
+def _charts(options: argparse.Namespace, outcome: Outcome, advice: Sequence[Advice], timeline: Timeline) -> None:
     if options.gantt is not None:
         from vlad.plan import gantt
 
@@ -125,7 +134,6 @@ def _charts(options: argparse.Namespace, outcome: Outcome, timeline: Timeline) -
         from vlad.plan.page import page
 
         name = outcome.setup.policy.name if outcome.setup.policy is not None else "a given T_inference"
-        advice = [] if outcome.fits else advise(outcome)
         _write(options.html, page(f"vlad plan: {name}", outcome, advice, timeline))
 
 
@@ -143,9 +151,8 @@ def _setup(options: argparse.Namespace) -> Setup:
         raise Refused(f"--ladder: {error}") from None
     common = {"threshold": options.threshold, "mode": options.mode, "ladder": ladder}
     if options.latency is not None:
-        given = [n for n in ("board", "steps", "cameras", "threads", "dtype", "on", "ladder") if getattr(options, n)]
-        if given:
-            raise Refused(f"--latency says what a pass takes: --{given[0]} has no meaning beside it")
+        _refuse(options, ("board", "steps", "cameras", "threads", "dtype", "on", "ladder"),
+                "--latency says what a pass takes")  # fmt: skip
         return Setup(options.fps or RATE_HZ, options.chunk or CHUNK, latency_ns=round(options.latency * 1e9), **common)
     if options.board is None:
         raise Refused(f"--board is needed: {', '.join(built_in())}, or a file that `vlad plan --measure` wrote")
@@ -155,6 +162,8 @@ def _setup(options: argparse.Namespace) -> Setup:
     for rung in ladder:
         if rung.steps is not None and rung.steps >= policy.steps:
             raise Refused(f"--ladder: {rung.name!r} is no fewer than the policy's {policy.steps} flow steps")
+        if rung.vision is Vision.NONE and not policy.refreshable:
+            raise Refused(f"--ladder: {rung.name!r} needs a prefix, which type {policy.policy_type} has not")
     on = dict(options.on)
     for block in on:
         policy.block(block)
@@ -184,6 +193,10 @@ def _measure(options: argparse.Namespace) -> int:
     from vlad.plan.measure import measure
 
     out: Path = options.measure
+    _refuse(options, ("board", "fps", "chunk", "steps", "cameras", "ladder", "dtype", "on", "gantt", "html"),
+            "--measure measures this machine")  # fmt: skip
+    if not re.fullmatch(NAME, out.stem):
+        raise Refused(f"{out}: {out.stem!r} will be the board's name: letters, digits, _ . - and at most 64 of them")
     if out.exists():
         raise Refused(f"{out}: exists already: give another name, or remove it")
     if not out.parent.is_dir():
