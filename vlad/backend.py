@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from vlad.bundle import Bundle
 from vlad.errors import BlockFailed, BundleError, ConfigError
 from vlad.manifest import Block, Value
+from vlad.onnx_parts import refuse_external_data
 
 CPU_PROVIDER = "CPUExecutionProvider"
 Arrays = Mapping[str, NDArray[np.float32]]
@@ -93,11 +94,14 @@ class OnnxRuntimeSession:
                 providers.append(CPU_PROVIDER)
             else:
                 options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        path = bundle.file(block.file)
-        try:
-            self._session: Any = ort.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # ONNX Runtime raises classes of its own, derived from Exception alone
-            raise BundleError(f"{path}: ONNX Runtime cannot load it on {provider}: {error}") from error
+        where = bundle.path / block.file.path
+        with bundle.opened(block.file) as path:
+            refuse_external_data(path, str(where))
+            try:
+                self._session: Any = ort.InferenceSession(str(path), options, providers=providers)
+            except Exception as error:  # ONNX Runtime raises classes of its own, derived from Exception alone
+                why = str(error).replace(str(path), str(where))
+                raise BundleError(f"{where}: ONNX Runtime cannot load it on {provider}: {why}") from error
         if self._session.get_providers()[0] != provider:
             self.close()
             raise BundleError(f"block {block.name} was to run on {provider} and did not")

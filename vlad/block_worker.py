@@ -91,9 +91,10 @@ class Worker:
         self._session: Session | None = None
 
     def load(self) -> Session:
-        bundle = bundles.load(Path(self.spec.bundle), verify=False)  # the parent did; the proof is in the values
+        bundle = bundles.load(Path(self.spec.bundle), verify=False)
         if bundle.block(self.spec.block.name) != self.spec.block:
             raise BundleError(f"{bundle.path}: block {self.spec.block.name} is not the one that was loaded")
+        bundle.verify(self.spec.block.file)  # by the hash that the parent trusts, of what is loaded here and now
         return load_block(
             bundle,
             self.spec.block.name,

@@ -15,8 +15,9 @@ from vlad.arm import Calibration, Joint, Kind
 from vlad.backend import CPU_PROVIDER
 from vlad.config import Config, fail
 from vlad.config_keys import STAGE_OF_BLOCK, ArmKeys, BoardKeys, CameraKeys, FileKeys, JointKeys, ServoKeys
-from vlad.errors import ConfigError
+from vlad.errors import BundleError, ConfigError
 from vlad.ladder import parse_ladder
+from vlad.signature import read_public_key
 
 SOCKET_PATH_MAX = 107  # sun_path of struct sockaddr_un, less the closing zero
 SUPERVISOR_BOUND_MS = 500  # row 31 of the fault table
@@ -57,6 +58,10 @@ def resolve(keys: FileKeys, path: Path) -> Config:
              f'needs policy.aggregate = "temporal_ensemble", which is "{policy.aggregate}"')
     if policy.bundle is not None:
         policy = msgspec.structs.replace(policy, bundle=_absolute(path, policy.bundle))
+    if policy.require_signature and not policy.trusted_keys:
+        fail(path, "policy.require_signature", "needs policy.trusted_keys: whose signature?")
+    trusted_keys = tuple(_absolute(path, key) for key in policy.trusted_keys)
+    policy = msgspec.structs.replace(policy, trusted_keys=trusted_keys)
     control = msgspec.structs.replace(keys.control, socket=_absolute(path, keys.control.socket))
     flight = msgspec.structs.replace(
         keys.flight,
@@ -292,8 +297,7 @@ def check_machine(config: Config) -> None:
             _check_device(
                 path, f"camera[{i}].source", camera.source, "`vlad cameras` lists devices"
             )
-    if config.policy.bundle and not Path(config.policy.bundle, "manifest.json").is_file():
-        fail(path, "policy.bundle", f"{config.policy.bundle} is no bundle: it has no manifest.json")
+    _check_bundle(config)
     cores = os.sched_getaffinity(0)
     used = [("servo.affinity", config.servo.affinity)]
     used += [(f"camera[{i}].cpu", (c.cpu,)) for i, c in enumerate(config.cameras) if c.cpu >= 0]
@@ -311,6 +315,16 @@ def check_machine(config: Config) -> None:
     directory = os.path.dirname(config.control.socket)
     if not os.path.isdir(directory):
         fail(path, "control.socket", f"the directory {directory} does not exist: create it")
+
+
+def _check_bundle(config: Config) -> None:
+    if config.policy.bundle and not Path(config.policy.bundle, "manifest.json").is_file():
+        fail(config.path, "policy.bundle", f"{config.policy.bundle} is no bundle: it has no manifest.json")
+    for i, key in enumerate(config.policy.trusted_keys):
+        try:
+            read_public_key(Path(key))
+        except BundleError as error:
+            fail(config.path, f"policy.trusted_keys[{i}]", str(error))
 
 
 def _check_device(path: Path, key: str, node: str, advice: str) -> None:

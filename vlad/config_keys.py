@@ -148,6 +148,17 @@ class PolicyKeys(_Table, frozen=True, kw_only=True):
     bundle: Annotated[Path | None, _key("policy bundle to load at start; else `vladctl load`")] = (
         None
     )
+    require_signature: Annotated[
+        bool, _key("load only bundles that one of `trusted_keys` has signed (docs/bundle.md)")
+    ] = False
+    trusted_keys: Annotated[
+        tuple[Path, ...],
+        msgspec.Meta(max_length=16),
+        _key(
+            "ed25519 public keys in PEM, as `vlad sign --new-key` writes them; a bundle that is signed by none "
+            "of them, or wrongly, is refused even where a signature is not required"
+        ),
+    ] = ()
     mode: Annotated[
         Literal["async", "sync"], _key("`sync`: one chunk, rest, the next; `async`: without rest")
     ] = "async"

@@ -46,7 +46,7 @@ class TokenEmbeddings:
 
     def __init__(self, bundle: Bundle, manifest: SmolvlaManifest) -> None:
         table = manifest.token_table
-        rows = bundle.array(table.file, mapped=True)
+        rows = bundle.array(table.file)
         wanted = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}[table.dtype]
         if rows.dtype != np.dtype(wanted) or rows.shape != (table.rows, manifest.prefix.hidden):
             raise BundleError(
@@ -58,7 +58,7 @@ class TokenEmbeddings:
         self._row_of = None if table.token_ids is None else {t: i for i, t in enumerate(table.token_ids)}
         self._tasks = manifest.tasks
         self._limit = manifest.max_task_tokens
-        self._tokenizer_file: Path | None = None if manifest.tokenizer is None else bundle.file(manifest.tokenizer)
+        self._bundle = bundle
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids of a task. Raises Refused for a text that the bundle cannot tokenise or that is
@@ -67,12 +67,14 @@ class TokenEmbeddings:
         for task in self._tasks:
             if task.text.rstrip("\n") == text.rstrip("\n"):
                 return list(task.token_ids)
-        if self._tokenizer_file is None:
+        tokenizer = self._bundle.manifest.tokenizer
+        if tokenizer is None:
             raise Refused(
                 f"task {text!r} is not one of the bundle's ({[t.text for t in self._tasks]}); "
                 "`vlad build --free-text` makes a bundle that takes any text"
             )
-        return tokenise(self._tokenizer_file, text, self._limit)
+        with self._bundle.opened(tokenizer) as path:
+            return tokenise(path, text, self._limit)
 
     def embed(self, task: int | Sequence[int]) -> Array:
         """float32 `[tokens, hidden]` of a task index or of token ids. Raises Refused for what the

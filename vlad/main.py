@@ -17,6 +17,7 @@ TOOLS = {
     "build": ("vlad.build.command", "build a policy bundle from a LeRobot checkpoint", "build"),
     "check": ("vlad.check", "verify a bundle: integrity, shapes, golden inputs and outputs", ""),
     "plan": ("vlad.plan.command", "will a policy fit a board, and what to change so that it does", "build,report"),
+    "sign": ("vlad.sign", "sign a bundle, or make a key to sign with", "sign"),
     "sim": ("vlad.sim.command", "the simulated robot: servo bus and cameras", "sim"),
     "demo": ("vlad.demo", "simulated robot + real daemon + shipped policy, with a report", "build,sim,report"),
     "report": ("vlad.report", "one HTML page with the plots of a run", "report"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
@@ -276,9 +277,22 @@ def parse_manifest(text: bytes, where: str = MANIFEST) -> Manifest:
         manifest: Manifest = msgspec.json.decode(text, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{where}: {error}") from None
-    for message in _disagreements(manifest):
+    for message in [*_repetitions(text), *_disagreements(manifest)]:
         raise BundleError(f"{where}: {message}")
     return manifest
+
+
+def _repetitions(text: bytes) -> list[str]:
+    """Fields that an object has twice: readers differ in which one they take, so no signature may cover one."""
+    repeated: list[str] = []
+
+    def judge(pairs: list[tuple[str, Any]]) -> None:
+        names = {name for name, _ in pairs}
+        if len(names) < len(pairs):
+            repeated.extend(sorted(n for n in names if sum(n == name for name, _ in pairs) > 1))
+
+    json.loads(text, object_pairs_hook=judge)
+    return [f"field {name!r} is there twice" for name in repeated]
 
 
 class _Version(msgspec.Struct):

@@ -167,9 +167,13 @@ def test_a_graph_that_is_not_what_the_manifest_says_is_refused(path: Path) -> No
 
 def test_bytes_that_are_no_graph_are_refused(path: Path) -> None:
     file = path / "blocks/context.onnx"
-    file.write_bytes(b"\x08" * file.stat().st_size)
-    with pytest.raises(BundleError, match="ONNX Runtime cannot load it"):
-        Policy(bundles.load(path, verify=False))
+    for content in (b"\x08\x08", b"\x08" * 3):
+        file.write_bytes(content)
+        edit(path, lambda m: next(b for b in m["blocks"] if b["name"] == "context")["file"].update(
+            bytes=file.stat().st_size))
+        why = "not an ONNX graph: it ends within a number" if len(content) % 2 else "ONNX Runtime cannot load it"
+        with pytest.raises(BundleError, match=rf"context\.onnx: {why}"):
+            Policy(bundles.load(path, verify=False))
 
 
 def test_a_pickled_array_is_never_loaded(path: Path) -> None:
@@ -224,3 +228,81 @@ def test_free_text_ships_the_tokenizer_and_all_tokens(path: Path, tmp_path: Path
     assert free.bundle.manifest.token_table.rows > known.bundle.manifest.token_table.rows
     with pytest.raises(Refused, match="50 tokens and the policy takes 48"):
         free.token_ids("x" * 49)
+
+
+# --- what is hashed is what is loaded -------------------------------------------------------------
+
+
+def replace_by_rename(file: Path) -> None:
+    """As an attacker or an upgrade does: another file of the same size takes the name."""
+    other = file.with_name("other")
+    other.write_bytes(bytes(file.stat().st_size))
+    os.replace(other, file)
+
+
+def write_in_place(file: Path) -> None:
+    with file.open("r+b") as handle:
+        handle.write(b"\0")
+
+
+@pytest.mark.parametrize("swap", [replace_by_rename, write_in_place])
+@pytest.mark.parametrize("name", ["blocks/vision.onnx", "tokens.npy"])
+def test_a_file_that_is_swapped_after_it_was_hashed_is_not_used(
+    path: Path, name: str, swap: Callable[[Path], None]
+) -> None:
+    bundle = bundles.load(path)
+    swap(path / name)
+    with pytest.raises(BundleError, match=rf"{name}: replaced or written to since it was verified"):
+        Policy(bundle)
+
+
+def test_a_directory_that_is_swapped_and_swapped_back_changes_nothing(path: Path) -> None:
+    """The name leads elsewhere while the file is loaded; the descriptor does not."""
+    bundle = bundles.load(path)
+    file = bundle.block("vision").file
+    wanted = (path / file.path).read_bytes()
+    (path / "evil").mkdir()
+    (path / "evil/vision.onnx").write_bytes(bytes(len(wanted)))
+    with bundle.opened(file) as opened:
+        (path / "blocks").rename(path / "good")
+        (path / "evil").rename(path / "blocks")
+        read = opened.read_bytes()
+        (path / "blocks").rename(path / "evil")
+        (path / "good").rename(path / "blocks")
+    assert read == wanted
+
+
+def test_a_file_that_is_written_to_while_it_is_loaded_is_refused(path: Path) -> None:
+    bundle = bundles.load(path)
+    file = bundle.block("vision").file
+    with pytest.raises(BundleError, match="written to while it was read"), bundle.opened(file):
+        write_in_place(path / file.path)
+
+
+def test_a_file_that_changes_while_it_is_hashed_is_refused(path: Path) -> None:
+    target = path / "blocks/vision.onnx"
+    with pytest.raises(BundleError, match="written to while it was read"):
+        bundles.load(path, progress=lambda _: write_in_place(target))
+
+
+def test_no_descriptor_is_left_open(path: Path) -> None:
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    bundles.load(path)
+    before = count()
+    for _ in range(3):
+        bundles.load(path)
+    (path / "tokens.npy").unlink()
+    for _ in range(3):
+        with pytest.raises(BundleError):
+            bundles.load(path)
+    assert count() == before
+
+
+def test_another_manifest_than_the_one_asked_for_is_refused(path: Path) -> None:
+    asked = bundles.load(path).manifest_sha256
+    assert bundles.load(path, manifest_sha256=asked).manifest_sha256 == asked
+    edit(path, lambda m: m.update(rate_hz=29.0))
+    with pytest.raises(BundleError, match="it was replaced"):
+        bundles.load(path, manifest_sha256=asked)
