@@ -112,6 +112,9 @@ class FakeOperations:
     def load(self, path: str) -> dict[str, Any]:
         return self._do("load", path)
 
+    def rollback(self) -> dict[str, Any]:
+        return self._do("rollback")
+
     def task(self, text: str) -> dict[str, Any]:
         return self._do("task", text)
 

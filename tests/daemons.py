@@ -10,7 +10,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,19 @@ def loaded(policy: ScriptedPolicy, daemon: Daemon, mode: str = "async",
         500 * MS,  # this machine renders three cameras in software beside everything else
         max_change=2.0, rungs_ns=ladder,
     )
+
+
+def config_without_devices(directory: Path, cameras: Iterable[str],
+                           edit: Callable[[str], str] = lambda text: text) -> Config:
+    """configs/so101-sim.toml with these cameras, none of which is there, and its paths in `directory`."""
+    head, _, tail = CONFIG.read_text().partition("[[camera]]")
+    blocks = "".join(
+        f'[[camera]]\nname = "{name}"\nsource = "shm:none-{name}"\nwidth = 96\nheight = 96\n\n' for name in cameras
+    )
+    text = head.replace('"../vlad', f'"{CONFIG.parent.parent}/vlad') + blocks + tail[tail.index("[control]"):]
+    path = directory / "vlad.toml"
+    path.write_text(edit(text.replace("/tmp/vlad-sim", str(directory))))
+    return configuration.load(path, machine=False)
 
 
 def config_for(simulator: Simulator, directory: Path, *, cameras: bool = True,

@@ -19,12 +19,14 @@ EXIT = {"refused": REFUSED, "permission": REFUSED, "usage": USAGE, "unavailable"
 DEFAULT_SOCKET = "/run/vlad/vlad.sock"
 TIMEOUT_S = 5.0
 LOAD_TIMEOUT_S = 600.0  # a full-size model is read and measured before it is accepted
+LOADS = frozenset({"load", "rollback"})
 FOLLOW_S = 0.2
 RETRY_S = 0.02
 STOPS = frozenset({"hold", "stop", "limp"})
 VERBS = {
     "status": "mode, why not engageable, queue, latencies, faults",
     "load": "load a policy bundle",
+    "rollback": "go back to the policy bundle that ran before",
     "task": "choose what the policy is to do",
     "engage": "let the policy drive the arm",
     "hold": "stop the arm and hold it there",
@@ -128,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
                             f"(else $VLAD_SOCKET, else {DEFAULT_SOCKET})")  # fmt: skip
     everywhere.add_argument("--json", action="store_true", help="print the raw result or error")
     everywhere.add_argument("--timeout", type=seconds, metavar="S", help="seconds to wait "
-                            f"({TIMEOUT_S:g}; load {LOAD_TIMEOUT_S:g})")  # fmt: skip
+                            f"({TIMEOUT_S:g}; load and rollback {LOAD_TIMEOUT_S:g})")  # fmt: skip
     main_parser = argparse.ArgumentParser(
         prog="vladctl", description="Talks to the vlad daemon.", parents=[everywhere],
         epilog="exit status: 0 ok, 1 refused, 2 usage, 3 unreachable, 4 faulted",
@@ -174,7 +176,7 @@ class Session:
         usual = os.environ.get("VLAD_SOCKET", DEFAULT_SOCKET)
         self.path: str = getattr(options, "socket", usual)
         self.json: bool = getattr(options, "json", False)
-        default_s = LOAD_TIMEOUT_S if options.verb == "load" else TIMEOUT_S
+        default_s = LOAD_TIMEOUT_S if options.verb in LOADS else TIMEOUT_S
         self.timeout_s: float = getattr(options, "timeout", default_s)
 
     def ask(self, verb: str, **args: object) -> dict[str, Any]:

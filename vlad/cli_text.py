@@ -17,6 +17,8 @@ def status_text(status: Mapping[str, Any], now_ns: int, colour: bool) -> str:
         rows.append(("engageable", "no: " + why[0] if why else "yes"))
         rows += [("", "    " + reason) for reason in why[1:]]
     rows.append(("policy", _policy(status.get("policy"))))
+    if previous := status.get("previous_policy"):
+        rows.append(("", f"rollback to {previous.get('name')}"))
     ladder = (status.get("policy") or {}).get("ladder") or {}
     if len(ladder) > 1:
         rows += [("ladder" if i == 0 else "", _rung(*item)) for i, item in enumerate(ladder.items())]

@@ -6,6 +6,7 @@ writer, and the supervisor, which is the main thread. ARCHITECTURE.md lists owne
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import threading
@@ -26,7 +27,7 @@ from vlad.camera import open_camera
 from vlad.capture import Capture
 from vlad.config import Config
 from vlad.disk import Disk
-from vlad.errors import Refused
+from vlad.errors import Refused, VladError
 from vlad.events import Events, chunk_event, describe, refusal_event
 from vlad.faults import BY_NAME
 from vlad.flight import FlightRecorder
@@ -105,6 +106,15 @@ def written_directories() -> list[str]:
     return [d for d in os.environ.get("RUNTIME_DIRECTORY", "").split(":") if d]
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Previous:
+    """The bundle that ran before the one that runs."""
+
+    name: str
+    path: str
+    manifest_sha256: str
+
+
 class Daemon:
     """One arm, its cameras and its policy. `run()` blocks until stopped and returns an exit status.
 
@@ -146,6 +156,7 @@ class Daemon:
         self.exit_status = 0
         self.started_ns = now_ns()
         self.socket_fresh: Callable[[int], bool] = lambda now: True  # Control.fresh, once there is one
+        self.previous: Previous | None = None  # what `rollback` loads
         self._mode = mode
         self._factory = policy_factory
         self._log_counters = log_counters
@@ -403,6 +414,7 @@ class Daemon:
                 "progress": self.progress.counters(),
                 "problems": self.problems(),
                 "flight": self.flight.status(),
+                "previous_policy": self.previous and dataclasses.asdict(self.previous),
                 "process": own_process.figures(),
             },
         )
@@ -418,6 +430,21 @@ class Daemon:
 
     def load(self, path: str) -> dict[str, Any]:
         """A failed load keeps the policy that runs. Raises BundleError or Refused."""
+        return self._load(path)
+
+    def rollback(self) -> dict[str, Any]:
+        """Loads the bundle that ran before this one, if it is still what it was; once more: back again.
+
+        Raises as `load`."""
+        former = self.previous
+        if former is None:
+            raise Refused("no other bundle has run since the daemon started: `vladctl load PATH`")
+        try:
+            return self._load(former.path, former.manifest_sha256)
+        except VladError as error:
+            raise Refused(f"rollback to {former.path}: {error}") from error
+
+    def _load(self, path: str, manifest_sha256: str | None = None) -> dict[str, Any]:
         if not self._load_lock.acquire(blocking=False):
             raise Refused("another bundle is being loaded")
         try:
@@ -426,7 +453,7 @@ class Daemon:
             if self.servo.queue_view()[1] in ("engaged", "stopping"):
                 raise Refused("the arm is moving: `vladctl hold` first")
             loaded = load(path, self.config, self.servo.lookahead_ns, mode=self._mode,
-                          factory=self._factory, progress=self._loading)
+                          manifest_sha256=manifest_sha256, factory=self._factory, progress=self._loading)
             try:
                 self.install(loaded)
             except TimeoutError as error:
@@ -448,6 +475,8 @@ class Daemon:
         self.throttling.forget_inference()
         if former is not None:
             former.policy.close()
+            if former.manifest_sha256 != loaded.manifest_sha256:
+                self.previous = Previous(former.name, former.path, former.manifest_sha256)
         if workers := workers_of(loaded.policy):
             workers.report_to(self.servo, self.events.add)
         stage = self.config.stage
@@ -457,7 +486,8 @@ class Daemon:
             "t_ns": now_ns(), "event": "loaded", "bundle": loaded.path,
             "t_inference_ms": [round(t / MS, 3) for t in loaded.measured_ns],
             "fits": loaded.check.fits, "load_check": loaded.check.reason,
-            "rungs_ms": rungs_ms(loaded),
+            "rungs_ms": rungs_ms(loaded), "manifest_sha256": loaded.manifest_sha256, "signer": loaded.signer,
+            "previous": self.previous and self.previous.path,
         })
         if len(loaded.tasks) == 1:
             self.inference.choose_task(loaded.tasks[0], 0)

@@ -72,6 +72,8 @@ class Loaded:
     rungs_ns: Mapping[Rung, tuple[int, ...]] = field(default_factory=dict)  # passes of each rung below
     vision_ns: int = 0  # one camera's tokens
     merge: Merge | None = None  # None: as the servo loop was configured
+    manifest_sha256: str = ""  # of the bundle; "" for a policy that comes from none
+    signer: str | None = None  # public key, hex, whose signature was verified
 
     @property
     def costs_ns(self) -> dict[Rung, tuple[int, ...]]:

@@ -20,6 +20,7 @@ from vlad.pass_cost import measure_pass, measure_vision
 from vlad.rtc import RtcConfig
 from vlad.scheduler import SchedulerConfig
 from vlad.servo import MAX_ACTIONS, MS
+from vlad.signature import Trust, read_public_key
 
 PAPER_COEFFICIENT = 0.01  # of the temporal ensemble, in Zhao et al., "Learning Fine-Grained Bimanual Manipulation"
 
@@ -114,12 +115,20 @@ def merge_of(keys: PolicyKeys, manifest: bundles.Manifest) -> Merge:
     return Merge("rtc", rtc=RtcConfig(rtc.horizon, rtc.schedule, rtc.max_weight))
 
 
+def trust_of(keys: PolicyKeys) -> Trust | None:
+    """Whose signature a bundle may and must have; None where nothing is configured. Raises BundleError."""
+    if not keys.trusted_keys:
+        return None
+    return Trust(tuple(read_public_key(Path(key)) for key in keys.trusted_keys), keys.require_signature)
+
+
 def load(
     path: str | Path,
     config: Config,
     lookahead_ns: int,
     *,
     mode: str | None = None,
+    manifest_sha256: str | None = None,
     factory: PolicyFactory = onnx_policy,
     progress: Callable[[], None] = lambda: None,
 ) -> Loaded:
@@ -127,8 +136,9 @@ def load(
 
     Raises BundleError for a bad bundle and Refused for a good one that does not fit the robot.
     A policy too slow for async is loaded: `Loaded.check` says so, and engage is refused.
+    manifest_sha256: no other bundle than this one.
     """
-    bundle = bundles.load(Path(path))
+    bundle = bundles.load(Path(path), trust=trust_of(config.policy), manifest_sha256=manifest_sha256)
     progress()
     manifest = bundle.manifest
     if wrong := mismatches(manifest, config):
@@ -183,6 +193,8 @@ def load(
         policy=policy,
         name=Path(path).name,
         path=str(path),
+        manifest_sha256=bundle.manifest_sha256,
+        signer=bundle.signer,
         cameras=cameras,
         tasks=manifest.task_texts,
         scheduler=timing,

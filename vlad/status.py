@@ -169,7 +169,8 @@ def compose(
             },
         },
         "policy": None if loaded is None or scheduler is None else {
-            "name": loaded.name, "path": loaded.path, "mode": loaded.scheduler.mode,
+            "name": loaded.name, "path": loaded.path, "manifest_sha256": loaded.manifest_sha256,
+            "signer": loaded.signer, "mode": loaded.scheduler.mode,
             "task": inference.task_text, "tasks": list(loaded.tasks),
             "rate_hz": 1e9 / loaded.scheduler.period_ns, "chunk_size": loaded.scheduler.chunk_size,
             "threshold_ms": scheduler.threshold_ns() / MS,

@@ -14,17 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.daemons import config_without_devices
 from tests.survival import Survival
 from tests.tiny_smolvla import build
 from vlad import bundle as bundles
 from vlad import cli
-from vlad import config as configuration
 from vlad.config import Config
 from vlad.control import Control
 from vlad.daemon import Daemon
 from vlad.errors import BundleError, Refused
 
-ROOT = Path(__file__).resolve().parents[2]
 Manifest = dict[str, Any]
 Damage = Callable[[Path], object]
 
@@ -174,17 +173,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    directory = tmp_path_factory.mktemp("config")
-    whole = (ROOT / "configs/so101-sim.toml").read_text()
-    head, _, tail = whole.partition("[[camera]]")
-    cameras = "".join(
-        f'[[camera]]\nname = "{c.name}"\nsource = "shm:none-{c.name}"\nwidth = 96\nheight = 96\n\n'
-        for c in bundles.load(bundle).manifest.cameras
-    )
-    path = directory / "vlad.toml"
-    path.write_text(head.replace('"../vlad', f'"{ROOT}/vlad') + cameras
-                    + tail[tail.index("[control]"):].replace("/tmp/vlad-sim", str(directory)))
-    return configuration.load(path, machine=False)
+    cameras = [c.name for c in bundles.load(bundle).manifest.cameras]
+    return config_without_devices(tmp_path_factory.mktemp("config"), cameras)
 
 
 @pytest.fixture(scope="module")

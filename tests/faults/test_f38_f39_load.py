@@ -12,17 +12,15 @@ import numpy as np
 import pytest
 
 from tests import tiny_act
+from tests.daemons import config_without_devices
 from tests.survival import Survival
 from tests.tiny_smolvla import build
 from vlad import bundle as bundles
-from vlad import config as configuration
-from vlad.config import Config
 from vlad.errors import BundleError, Refused
 from vlad.inference import Merge
 from vlad.policy_loading import load, merge_of, mismatches
 from vlad.rtc import RtcConfig
 
-ROOT = Path(__file__).resolve().parents[2]
 LOOKAHEAD_NS = 85_000_000
 
 
@@ -31,25 +29,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("bundle") / "tiny.vlad")
 
 
-def config_with(tmp_path: Path, cameras: list[str], edit: Callable[[str], str] = lambda t: t) -> Config:
-    text = (ROOT / "configs/so101-sim.toml").read_text()
-    head, _, tail = text.partition("[[camera]]")
-    blocks = "".join(
-        f'[[camera]]\nname = "{name}"\nsource = "shm:none-{name}"\nwidth = 96\nheight = 96\n\n'
-        for name in cameras
-    )
-    text = edit(head.replace('"../vlad', f'"{ROOT}/vlad') + blocks + tail[tail.index("[control]"):])
-    path = tmp_path / "vlad.toml"
-    path.write_text(text)
-    return configuration.load(path, machine=False)
-
-
 def cameras_of(bundle: Path) -> list[str]:
     return [c.name for c in bundles.load(bundle).manifest.cameras]
 
 
 def test_a_good_bundle_loads_runs_and_is_judged(bundle: Path, tmp_path: Path) -> None:
-    loaded = load(bundle, config_with(tmp_path, cameras_of(bundle)), LOOKAHEAD_NS)
+    loaded = load(bundle, config_without_devices(tmp_path, cameras_of(bundle)), LOOKAHEAD_NS)
     assert len(loaded.measured_ns) == 8
     assert loaded.check.t_inference_ns >= max(loaded.measured_ns)
     chunk = loaded.policy.sample(
@@ -66,7 +51,7 @@ def test_every_rung_of_a_ladder_is_measured_and_full_passes_alone_are_judged(
     bundle: Path, tmp_path: Path
 ) -> None:
     names = ["reuse", "state_only", "steps:4", "state_only+steps:1"]
-    config = config_with(tmp_path, cameras_of(bundle), _ladder(names))
+    config = config_without_devices(tmp_path, cameras_of(bundle), _ladder(names))
     loaded = load(bundle, config, LOOKAHEAD_NS)
     loaded.policy.close()
     assert [rung.name for rung in loaded.costs_ns] == ["full", *names]
@@ -78,7 +63,8 @@ def test_every_rung_of_a_ladder_is_measured_and_full_passes_alone_are_judged(
 @pytest.mark.fault(39)
 def test_f39_a_rung_of_no_fewer_steps_than_the_policys_own_is_refused(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"rung 'steps:10' .* no fewer than the policy's 10 flow steps"):
-        load(bundle, config_with(tmp_path, cameras_of(bundle), _ladder(["steps:4", "steps:10"])), LOOKAHEAD_NS)
+        config = config_without_devices(tmp_path, cameras_of(bundle), _ladder(["steps:4", "steps:10"]))
+        load(bundle, config, LOOKAHEAD_NS)
 
 
 def _ladder(names: list[str]) -> Callable[[str], str]:
@@ -95,7 +81,7 @@ def _ladder(names: list[str]) -> Callable[[str], str]:
 def test_f39_another_robots_bundle_is_refused(
     bundle: Path, tmp_path: Path, edit: Callable[[str], str], named: str, survival: Survival
 ) -> None:
-    config = config_with(tmp_path, cameras_of(bundle), edit)
+    config = config_without_devices(tmp_path, cameras_of(bundle), edit)
     with pytest.raises(Refused, match=named):
         load(bundle, config, LOOKAHEAD_NS)
     survival(39, note=f"a bundle for another robot ({named}): refused with the reason")
@@ -103,7 +89,7 @@ def test_f39_another_robots_bundle_is_refused(
 
 @pytest.mark.fault(39)
 def test_f39_a_missing_camera_is_named(bundle: Path, tmp_path: Path) -> None:
-    config = config_with(tmp_path, ["somewhere_else"])
+    config = config_without_devices(tmp_path, ["somewhere_else"])
     wrong = mismatches(bundles.load(bundle).manifest, config)
     assert len(wrong) == 1
     assert all(name in wrong[0] for name in cameras_of(bundle))
@@ -121,7 +107,7 @@ def test_f38_a_block_that_changed_is_refused(bundle: Path, tmp_path: Path) -> No
     data[len(data) // 2] ^= 1
     block.write_bytes(bytes(data))
     with pytest.raises(BundleError, match=r"sha256|hash"):
-        load(bad, config_with(tmp_path, cameras_of(bundle)), LOOKAHEAD_NS)
+        load(bad, config_without_devices(tmp_path, cameras_of(bundle)), LOOKAHEAD_NS)
 
 
 @pytest.mark.fault(38)
@@ -138,7 +124,7 @@ def test_f38_a_policy_that_fails_while_warming_up_is_refused_and_closed(
             closed.append(True)
 
     with pytest.raises(BundleError, match="delegate crashed"):
-        load(bundle, config_with(tmp_path, cameras_of(bundle)), LOOKAHEAD_NS,
+        load(bundle, config_without_devices(tmp_path, cameras_of(bundle)), LOOKAHEAD_NS,
              factory=lambda *_: Broken())  # type: ignore[arg-type, return-value]
     assert closed == [True]
 
@@ -151,7 +137,7 @@ def test_chunks_are_merged_as_suits_the_policy_unless_the_configuration_says_how
     bundle: Path, act: Path, tmp_path: Path
 ) -> None:
     def merge(of: Path, text: str = "") -> Merge:
-        return merge_of(config_with(tmp_path, cameras_of(of), _policy(text)).policy, bundles.load(of).manifest)
+        return merge_of(config_without_devices(tmp_path, cameras_of(of), _policy(text)).policy, bundles.load(of).manifest)
 
     assert merge(bundle) == Merge("rtc", rtc=RtcConfig())
     own = '[policy.rtc]\nhorizon = 12\nschedule = "linear"\nmax_weight = 5'
@@ -168,7 +154,7 @@ def test_chunks_are_merged_as_suits_the_policy_unless_the_configuration_says_how
     (ensemble / "manifest.json").write_text(text.replace('_coeff": null', '_coeff": -0.2'))
     assert merge(ensemble) == Merge("temporal_ensemble", -0.2)
     assert merge(ensemble, 'aggregate = "weighted_average"') == Merge("weighted_average")
-    loaded = load(ensemble, config_with(tmp_path, cameras_of(act)), LOOKAHEAD_NS)
+    loaded = load(ensemble, config_without_devices(tmp_path, cameras_of(act)), LOOKAHEAD_NS)
     loaded.policy.close()
     assert loaded.merge == Merge("temporal_ensemble", -0.2)
     assert loaded.scheduler.every_step
@@ -187,18 +173,18 @@ def act(tmp_path_factory: pytest.TempPathFactory) -> Path:
 ])
 def test_f39_what_an_act_cannot_do_is_refused(act: Path, tmp_path: Path, text: str, named: str) -> None:
     with pytest.raises(Refused, match=named):
-        load(act, config_with(tmp_path, cameras_of(act), _policy(text)), LOOKAHEAD_NS)
+        load(act, config_without_devices(tmp_path, cameras_of(act), _policy(text)), LOOKAHEAD_NS)
 
 
 @pytest.mark.fault(39)
 def test_f39_cameras_of_another_size_than_an_acts_are_refused(act: Path, tmp_path: Path) -> None:
-    config = config_with(tmp_path, cameras_of(act), lambda text: text.replace("width = 96", "width = 128", 1))
+    config = config_without_devices(tmp_path, cameras_of(act), lambda text: text.replace("width = 96", "width = 128", 1))
     with pytest.raises(Refused, match="camera top delivers 128x96 and it was trained on 96x96"):
         load(act, config, LOOKAHEAD_NS)
 
 
 def test_an_act_loads_runs_and_every_rung_that_it_has_is_measured(act: Path, tmp_path: Path) -> None:
-    loaded = load(act, config_with(tmp_path, cameras_of(act), _ladder(["reuse", "state_only"])), LOOKAHEAD_NS)
+    loaded = load(act, config_without_devices(tmp_path, cameras_of(act), _ladder(["reuse", "state_only"])), LOOKAHEAD_NS)
     frames = [np.zeros((96, 96, 3), np.uint8)] * 3
     tokens = [loaded.policy.encode_image(i, frame) for i, frame in enumerate(frames)]
     chunk = loaded.policy.sample(loaded.policy.prefill(tokens, 0, np.zeros(6)), generator=np.random.default_rng(0))

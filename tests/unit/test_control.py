@@ -26,7 +26,7 @@ from vlad.errors import ConfigError, Refused
 
 OPERATOR_VERBS = {
     "load": {"path": "/a/b.vlad"}, "task": {"text": "wave"}, "engage": None, "resume": None,
-    "park": None, "clear": None,
+    "park": None, "clear": None, "rollback": None,
 }  # fmt: skip
 
 
