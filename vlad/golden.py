@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlad.act import ActPolicy
+from vlad.backend import Session, Threads, load_block
 from vlad.bundle import Bundle
 from vlad.errors import BundleError
 from vlad.manifest import ActCamera, ActManifest, Manifest
@@ -49,12 +50,14 @@ def golden_inputs(manifest: Manifest, seed: int = 0) -> dict[str, NDArray[np.gen
 
 
 @contextlib.contextmanager
-def open_for_check(bundle: Bundle) -> Iterator[AnyPolicy]:
+def open_for_check(
+    bundle: Bundle, load: Callable[[Bundle, str, Threads], Session] = load_block
+) -> Iterator[AnyPolicy]:
     """The policy of a bundle for golden runs only, which stay in normalised space: no arm, so any
-    calibration does.
+    calibration does. load: makes the sessions.
     """
     whole_turn = {joint.name: JointRange(range_min=0, range_max=4095) for joint in bundle.manifest.joints}
-    policy = policy_class(bundle)(bundle, calibration=whole_turn)
+    policy = policy_class(bundle)(bundle, calibration=whole_turn, load=load)
     try:
         yield policy
     finally:
