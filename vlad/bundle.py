@@ -132,6 +132,8 @@ def load(
         why = "not a directory" if path.exists() else "no such directory"
         raise BundleError(f"{path}: not a bundle directory ({why})")
     text = _read_bounded(path, MANIFEST, MANIFEST_LIMIT)
+    if not text:
+        raise BundleError(f"{path / MANIFEST}: empty")
     if manifest_sha256 is not None and hashlib.sha256(text).hexdigest() != manifest_sha256:
         raise BundleError(f"{path / MANIFEST}: another one than that with sha256 {manifest_sha256}: it was replaced")
     signer = None if trust is None else check_signature(text, _signature(path), trust, path / SIGNATURE)
@@ -149,14 +151,14 @@ def _regular(root: Path, name: str) -> Iterator[int]:
     """A regular file below `root`, open for reading. Raises BundleError for absolute paths, `..`, links,
     devices, pipes and sockets; none of these is opened, because that alone can have an effect.
     """
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or "\\" in name or "\0" in name or ".." in parts:
-        raise BundleError(f"{root / MANIFEST}: path {name!r} leads out of the bundle")
+    plain = PurePosixPath(name)
+    if not plain.parts or str(plain) != name or plain.is_absolute() or ".." in plain.parts or set(name) & {"\\", "\0"}:
+        raise BundleError(f"{root / MANIFEST}: path {name!r} leads out of the bundle, or is not written plainly")
     at = root
     with contextlib.ExitStack() as stack:
         try:
             found = _closed_by(stack, os.open(root, os.O_PATH | os.O_CLOEXEC))
-            for part in parts:
+            for part in plain.parts:
                 at = at / part
                 found = _closed_by(stack, os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found))
                 mode = os.fstat(found).st_mode

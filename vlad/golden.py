@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vlad.act import ActPolicy
 from vlad.backend import Session, Threads, load_block
 from vlad.bundle import Bundle
-from vlad.errors import BundleError
+from vlad.errors import BundleError, DeviceError
 from vlad.manifest import ActCamera, ActManifest, Manifest
 from vlad.policy import AnyPolicy, policy_class
 from vlad.units import JointRange
@@ -95,12 +95,18 @@ def check_golden(policy: AnyPolicy) -> GoldenCheck:
     for name, like in expected_inputs.items():
         if inputs[name].dtype != like.dtype or (name[:5] != "image" and inputs[name].shape != like.shape):
             raise BundleError(f"{bundle.path}: golden input {name} is {inputs[name].dtype} {list(inputs[name].shape)}")
-    found = run_golden(policy, golden.task, inputs)
+    try:
+        found = run_golden(policy, golden.task, inputs)
+    except DeviceError as error:
+        raise BundleError(f"{bundle.path}: its golden inputs do not run: {error}") from error
     differences = {}
     for name, file in golden.outputs.items():
         expected = bundle.array(file)
         if expected.shape != found[name].shape:
             raise BundleError(f"{bundle.path}: golden output {name} is {list(expected.shape)}")
+        for where, values in (("in the bundle", expected), ("here", found[name])):
+            if not np.isfinite(values).all():
+                raise BundleError(f"{bundle.path}: golden output {name} is not finite {where}")
         difference = float(np.abs(expected - found[name]).max())
         if not difference <= golden.tolerance:
             raise BundleError(

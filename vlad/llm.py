@@ -52,6 +52,8 @@ class TokenEmbeddings:
             raise BundleError(
                 f"{bundle.path}: token table is {rows.dtype} {list(rows.shape)}, not what the manifest says"
             )
+        if not _finite(rows):  # golden values prove the tokens of one task alone
+            raise BundleError(f"{bundle.path}: token table is not finite")
         self._rows: NDArray[Any] = rows
         self._bfloat16 = table.dtype == "bfloat16"
         self._scale = np.float32(table.scale)
@@ -98,6 +100,13 @@ class TokenEmbeddings:
         values = (stored.astype(np.uint32) << np.uint32(16)).view(np.float32) if self._bfloat16 else stored
         scaled: Array = values.astype(np.float32) * self._scale
         return scaled
+
+
+def _finite(rows: NDArray[Any]) -> bool:
+    """Of float or bfloat16 (as uint16) values, some rows at a time: the table of a whole vocabulary is large."""
+    if rows.dtype == np.uint16:
+        return all(bool(((rows[i : i + 1024] & 0x7F80) != 0x7F80).all()) for i in range(0, len(rows), 1024))
+    return all(bool(np.isfinite(rows[i : i + 1024]).all()) for i in range(0, len(rows), 1024))
 
 
 def tokenise(tokenizer_file: Path, text: str, limit: int) -> list[int]:

@@ -22,6 +22,7 @@ Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 TaskText = Annotated[str, msgspec.Meta(max_length=4096)]
 Coefficient = Annotated[float, msgspec.Meta(ge=-10, le=10)]  # its exponential is multiplied, and stays finite
+Dimension = Annotated[int, msgspec.Meta(ge=1)] | Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,7 +41,7 @@ class Value(_Part, frozen=True, kw_only=True):
     """A named input or output of a block; a dimension given as text is dynamic."""
 
     name: Name
-    shape: Annotated[list[Annotated[int, msgspec.Meta(ge=1)] | str], msgspec.Meta(max_length=8)]
+    shape: Annotated[list[Dimension], msgspec.Meta(max_length=8)]
     dtype: Literal["float32"] = "float32"
 
 

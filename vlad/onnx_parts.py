@@ -40,6 +40,8 @@ def refuse_external_data(path: Path, where: str) -> None:
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
+        if not size:  # as a protocol buffer, a model without anything
+            raise BundleError(f"{where}: not an ONNX graph: empty")
         _Walk(file, where).message(MODEL, size, 0)
 
 
