@@ -216,7 +216,7 @@ FAULTS: tuple[Fault, ...] = (
           "an error or the end of the connection, counted; never a change of state; `hold` is still served",
           "garbage, a line of 1 GiB, half-open and slow clients, wrong user", react_ms=20, bound="`hold` within 20 ms meanwhile"),
     Fault(38, "bundle_malformed", "Policy bundle malformed", NONE,
-          "schema of the manifest, hashes, bounded reads, golden inputs and outputs",
+          "signature where one is required, schema of the manifest, hashes, bounded reads, golden inputs and outputs",
           "the load is refused, the bundle that runs stays", "a corpus of bad bundles", bound="at load"),
     Fault(39, "bundle_mismatch", "Bundle does not fit the robot", WARN,
           "joints, units, cameras and rate of the bundle against the configuration",

@@ -9,16 +9,20 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import onnx
 import pytest
+from google.protobuf.message import DecodeError
+from onnx.external_data_helper import uses_external_data
 
 from tests.tiny_smolvla import DATA, build
 from vlad import bundle as bundles
 from vlad.build.checkpoint import read_checkpoint
 from vlad.build.dataset import read_dataset
-from vlad.errors import VladError
+from vlad.errors import BundleError, VladError
+from vlad.onnx_parts import refuse_external_data
 from vlad.policy import Policy
 
 SECONDS = float(os.environ.get("VLAD_FUZZ_SECONDS", "2"))
@@ -88,6 +92,41 @@ def test_token_table(path: Path) -> None:
         Policy(bundles.load(path, verify=False)).close()
 
     assert run(path / "tokens.npy", load) > 10
+
+
+def test_graph(tmp_path: Path) -> None:
+    """What vlad lets through, protocol buffers find no tensor of another file in."""
+    file = tmp_path / "a.onnx"
+    weights = onnx.TensorProto(name="w", data_type=1, dims=[2], data_location=onnx.TensorProto.EXTERNAL)
+    weights.external_data.add(key="location", value="/etc/passwd")
+    node = onnx.helper.make_node("If", ["c"], ["y"], then_branch=onnx.helper.make_graph([], "t", [], [], [weights]))
+    graph = onnx.helper.make_graph([node], "g", [], [])
+    file.write_bytes(onnx.ModelProto(ir_version=8, graph=graph).SerializeToString())
+    understood = 0
+
+    def walk() -> None:
+        nonlocal understood
+        refuse_external_data(file, "here")
+        try:
+            seen = onnx.load_model_from_string(file.read_bytes())
+        except DecodeError:
+            return
+        understood += 1
+        assert not any(map(uses_external_data, tensors(seen.graph)))
+
+    with pytest.raises(BundleError):
+        walk()
+    assert run(file, walk) > 10
+    assert understood
+
+
+def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from tensors(inner)
 
 
 @pytest.mark.parametrize("name", ["config.json", "policy_preprocessor.json", "model.safetensors"])
