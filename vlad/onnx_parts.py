@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from vlad.errors import BundleError
 
-MAX_FIELDS = 500_000  # of a whole file: a full-size SmolVLA block has some 10 000
+MAX_FIELDS = 500_000  # of a whole file, about a second; the demo's blocks have 2000
 MAX_DEPTH = 100  # as protocol buffers themselves
 LENGTH_DELIMITED = 2
 FIXED = {1: 8, 5: 4}

@@ -447,6 +447,23 @@ def test_a_bundle_that_was_replaced_is_not_loaded_again(bundle: Bundle, started:
     assert "manifest.json" in started.changes[1].why or "is not the one" in started.changes[1].why
 
 
+def test_a_block_that_was_replaced_is_not_loaded_again(bundle: Bundle, started: Started, tmp_path: Path) -> None:
+    """Hours after the daemon hashed it; the manifest is still the same."""
+    import shutil
+
+    copy = tmp_path / "copy.vlad"
+    shutil.copytree(bundle.path, copy)
+    started.bundle = bundles.load(copy)
+    worker = started.worker("context")
+    worker.run(inputs(bundle, "context"))
+    file = copy / bundle.block("context").file.path
+    file.write_bytes(file.read_bytes()[:-1] + b"\0")
+    os.kill(pid_of(worker), signal.SIGKILL)
+    wait_for(lambda: len(started.changes) >= 2, 60)
+    assert started.seen()[1] == ("restart_failed", "crash")
+    assert "context.onnx: sha256 differs" in started.changes[1].why
+
+
 # --- the shared memory ------------------------------------------------------------------------
 
 
