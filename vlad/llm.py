@@ -60,7 +60,7 @@ class TokenEmbeddings:
         self._row_of = None if table.token_ids is None else {t: i for i, t in enumerate(table.token_ids)}
         self._tasks = manifest.tasks
         self._limit = manifest.max_task_tokens
-        self._bundle = bundle
+        self._bundle, self._tokenizer = bundle, manifest.tokenizer
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids of a task. Raises Refused for a text that the bundle cannot tokenise or that is
@@ -69,13 +69,12 @@ class TokenEmbeddings:
         for task in self._tasks:
             if task.text.rstrip("\n") == text.rstrip("\n"):
                 return list(task.token_ids)
-        tokenizer = self._bundle.manifest.tokenizer
-        if tokenizer is None:
+        if self._tokenizer is None:
             raise Refused(
                 f"task {text!r} is not one of the bundle's ({[t.text for t in self._tasks]}); "
                 "`vlad build --free-text` makes a bundle that takes any text"
             )
-        with self._bundle.opened(tokenizer) as path:
+        with self._bundle.opened(self._tokenizer) as path:
             return tokenise(path, text, self._limit)
 
     def embed(self, task: int | Sequence[int]) -> Array:

@@ -137,7 +137,8 @@ def test_chunks_are_merged_as_suits_the_policy_unless_the_configuration_says_how
     bundle: Path, act: Path, tmp_path: Path
 ) -> None:
     def merge(of: Path, text: str = "") -> Merge:
-        return merge_of(config_without_devices(tmp_path, cameras_of(of), _policy(text)).policy, bundles.load(of).manifest)
+        config = config_without_devices(tmp_path, cameras_of(of), _policy(text))
+        return merge_of(config.policy, bundles.load(of).manifest)
 
     assert merge(bundle) == Merge("rtc", rtc=RtcConfig())
     own = '[policy.rtc]\nhorizon = 12\nschedule = "linear"\nmax_weight = 5'
@@ -178,13 +179,16 @@ def test_f39_what_an_act_cannot_do_is_refused(act: Path, tmp_path: Path, text: s
 
 @pytest.mark.fault(39)
 def test_f39_cameras_of_another_size_than_an_acts_are_refused(act: Path, tmp_path: Path) -> None:
-    config = config_without_devices(tmp_path, cameras_of(act), lambda text: text.replace("width = 96", "width = 128", 1))
+    config = config_without_devices(
+        tmp_path, cameras_of(act), lambda text: text.replace("width = 96", "width = 128", 1)
+    )
     with pytest.raises(Refused, match="camera top delivers 128x96 and it was trained on 96x96"):
         load(act, config, LOOKAHEAD_NS)
 
 
 def test_an_act_loads_runs_and_every_rung_that_it_has_is_measured(act: Path, tmp_path: Path) -> None:
-    loaded = load(act, config_without_devices(tmp_path, cameras_of(act), _ladder(["reuse", "state_only"])), LOOKAHEAD_NS)
+    config = config_without_devices(tmp_path, cameras_of(act), _ladder(["reuse", "state_only"]))
+    loaded = load(act, config, LOOKAHEAD_NS)
     frames = [np.zeros((96, 96, 3), np.uint8)] * 3
     tokens = [loaded.policy.encode_image(i, frame) for i, frame in enumerate(frames)]
     chunk = loaded.policy.sample(loaded.policy.prefill(tokens, 0, np.zeros(6)), generator=np.random.default_rng(0))

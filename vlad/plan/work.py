@@ -10,7 +10,7 @@ from typing import Literal
 
 from vlad.errors import BundleError, Refused
 from vlad.ladder import FULL, Rung, Vision
-from vlad.manifest import Manifest
+from vlad.manifest import Manifest, SmolvlaManifest
 
 BYTES = {"float32": 4.0, "float16": 2.0, "int8": 1.0, "int4": 0.5}
 PER: dict[str, Literal["camera", "chunk", "step"]] = {
@@ -129,7 +129,7 @@ def of_manifest(manifest: Manifest, name: str) -> PolicyWork:
     if unknown := [block for block in names if block not in PER]:
         raise BundleError(f"{name}: what block {unknown[0]!r} has to compute for a chunk is not known here")
     cameras, tokens, longest, each, steps, picture = len(manifest.cameras), 1, 1, 0, 0, 1.0
-    if manifest.policy_type == "smolvla":
+    if isinstance(manifest, SmolvlaManifest):
         each, steps = manifest.prefix.image_tokens, manifest.flow.steps
         longest = cameras * each + manifest.max_task_tokens + 1
         spoken = max(len(task.token_ids) for task in manifest.tasks)
