@@ -126,7 +126,7 @@ def test_usage(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_schema_takes_what_vlad_takes(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
-    fields = schema["$defs"]["Manifest"]["properties"]
-    assert set(fields) == set(json.loads((path / "manifest.json").read_text()))
-    assert schema["$defs"]["Manifest"]["additionalProperties"] is False
+    smolvla = schema["$defs"]["SmolvlaManifest"]
+    assert set(smolvla["properties"]) == set(json.loads((path / "manifest.json").read_text()))
+    assert smolvla["additionalProperties"] is schema["$defs"]["ActManifest"]["additionalProperties"] is False
     assert msgspec.json.encode(schema)
