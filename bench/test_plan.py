@@ -12,6 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from tests import tiny_smolvla
 from tests.reference.test_smolvla_chunks import checkpoint
 from vlad import bundle as bundles
 from vlad.demo import build_bundle
-from vlad.plan.measure import Meter
+from vlad.plan.measure import Meter, quantise, session
 from vlad.plan.prediction import predict
 from vlad.plan.work import of_manifest
 from vlad.policy import Policy
@@ -35,16 +36,19 @@ ROUNDS = int(os.environ.get("VLAD_BENCH_ROUNDS", "5"))
 CLOCK: Callable[[], int] = time.process_time_ns if THREADS == 1 else now_ns
 
 
-@pytest.fixture(params=["full", "shipped"])
-def policy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Policy]:
+def full_size() -> bundles.Bundle:
     path = ROOT / f"build/bench/full-{CAMERAS}.vlad"
-    if request.param == "shipped":
-        path = build_bundle(tmp_path)
-    elif not path.exists():
+    if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         absent = [f"--skip-camera=camera{i}" for i in range(CAMERAS + 1, 4)]
         tiny_smolvla.build(path, *absent, data=checkpoint("full"))
-    made = Policy(bundles.load(path, verify=False), intra_threads=THREADS)
+    return bundles.load(path, verify=False)
+
+
+@pytest.fixture(params=["full", "shipped"])
+def policy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Policy]:
+    bundle = full_size() if request.param == "full" else bundles.load(build_bundle(tmp_path), verify=False)
+    made = Policy(bundle, intra_threads=THREADS)
     made.warm_up()
     yield made
     made.close()
@@ -85,3 +89,40 @@ def test_prediction_beside_a_measured_chunk(
     figure("predicted / measured", ratio)
     if request.node.callspec.params["policy"] == "full":
         judge("plan_error", abs(ratio - 1))
+
+
+def test_int8_blocks_beside_their_prediction(
+    tmp_path: Path, benchmark: Any, figure: Callable[..., None], judge: Callable[..., None]
+) -> None:
+    """The full-size blocks with int8 weights, scales of their inputs found as they run."""
+    bundle, work = full_size(), of_manifest(full_size().manifest, "bundle")
+    sizes = {"n": work.tokens - 1, "past": 0, "s": work.tokens}
+    random = np.random.default_rng(0).standard_normal
+    runs: dict[str, Callable[[], object]] = {}
+    for block in (b for b in bundle.manifest.blocks if b.name != "context"):
+        quantise(bundle.file(block.file), tmp_path / "int8.onnx")
+        shapes = {v.name: [d if isinstance(d, int) else sizes[d] for d in v.shape] for v in block.inputs}
+        feed = {name: random(shape).astype(np.float32) for name, shape in shapes.items()}
+        runs[block.name] = partial(session(tmp_path / "int8.onnx", THREADS).run, None, feed)
+        work = work.with_dtype(block.name, "int8")
+    took: dict[str, list[int]] = {name: [] for name in runs}
+    meter = Meter(THREADS, clock=CLOCK)
+
+    def each() -> None:
+        for name, run in runs.items():
+            begin = CLOCK()
+            run()
+            took[name].append(CLOCK() - begin)
+
+    benchmark.pedantic(each, setup=meter.round, rounds=ROUNDS, warmup_rounds=1)
+    chunk = {"predicted": 0.0, "measured": 0.0}
+    for part in predict(work, meter.board("here"), {}).blocks:
+        if part.work.block in runs:
+            measured = statistics.median(took[part.work.block])
+            remark = f"measured {measured / 1e6:.0f} ms: {part.each_ns / measured:.2f}"
+            figure(f"{part.work.block}: predicted", part.each_ns / 1e6, "ms", remark)
+            chunk["predicted"] += part.total_ns
+            chunk["measured"] += part.work.calls * measured
+    ratio = chunk["predicted"] / chunk["measured"]
+    figure("predicted / measured", ratio)
+    judge("plan_error", abs(ratio - 1))

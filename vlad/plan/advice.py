@@ -96,12 +96,11 @@ def _fewer_steps(setup: Setup, steps: int) -> Setup:
 
 
 def _rate(outcome: Outcome) -> Iterator[_Change]:
-    fitting = outcome.check.rate_hz_that_fits
-    rate = math.floor(fitting * 10) / 10
-    if LEAST_HZ <= rate < outcome.setup.rate_hz:
-        slower = outcome.setup.rate_hz / rate
-        yield _Change(f"{rate:g} Hz", f"build the bundle with --rate {rate:g}: the arm moves {slower:.1f} times slower",
-                      lambda s: replace(s, rate_hz=min(s.rate_hz, rate)), joins=False)  # fmt: skip
+    """The greatest that fits, where one does."""
+    setup, rate = outcome.setup, math.floor(outcome.check.rate_hz_that_fits * 10) / 10
+    if LEAST_HZ <= rate < setup.rate_hz and evaluate(replace(setup, rate_hz=rate)).fits:
+        how = f"build the bundle with --rate {rate:g}: the arm moves {setup.rate_hz / rate:.1f} times slower"
+        yield _Change(f"{rate:g} Hz", how, lambda s: replace(s, rate_hz=rate), joins=False)
 
 
 def _weights(outcome: Outcome) -> Iterator[_Change]:
@@ -146,12 +145,12 @@ def _chunk(outcome: Outcome) -> Iterator[_Change]:
     for _ in range(16):
         if not setup.chunk_size < size <= MAX_ACTIONS:
             return
-        after = evaluate(_longer(setup, size)).check
+        after = evaluate(_longer(setup, size))
         if after.fits:
             how = f"instead of {setup.chunk_size}; train with chunk_size = {size}"
             yield _Change(f"chunks of {size}", how, partial(_longer, size=size), joins=False)
             return
-        size = after.chunk_size_that_fits
+        size = after.check.chunk_size_that_fits
 
 
 def _longer(setup: Setup, size: int) -> Setup:

@@ -117,11 +117,11 @@ def _plan(options: argparse.Namespace) -> int:
     outcome = evaluate(setup)
     advice = [] if outcome.fits else advise(outcome)
     timeline = simulate(outcome)
+    _charts(options, outcome, advice, timeline)  # first: whoever reads the text may stop reading
     if options.json:
         print(json.dumps(as_json(outcome, advice, timeline)))
     else:
         print(text(outcome, advice, timeline))
-    _charts(options, outcome, advice, timeline)
     return 0 if outcome.fits else UNFIT
 
 

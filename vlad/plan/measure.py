@@ -137,8 +137,8 @@ class Meter:
             for probe in self._probes.values():
                 for dtype in DTYPES if probe.flops else DTYPES[:1]:
                     report(f"building {probe.name}, {dtype}")
-                    session = _session(probe.graph, Path(directory), dtype, threads)
-                    self._runs[probe.name, dtype] = partial(session.run, None, probe.feed)
+                    loaded = _session(probe.graph, Path(directory), dtype, threads)
+                    self._runs[probe.name, dtype] = partial(loaded.run, None, probe.feed)
         picture = np.random.default_rng(3).integers(0, 256, (480, 640, 3), dtype=np.uint8)
         self._runs["frame", ""] = partial(ImagePreprocessor(WIDE.image_side), picture)
         for run in self._runs.values():
@@ -194,14 +194,18 @@ def _version() -> str:
 
 
 def _session(graph: Graph, directory: Path, dtype: str, threads: int) -> Any:
+    path = directory / f"{graph.name}-{dtype}.onnx"
+    if dtype == "int8":
+        quantise(directory / f"{graph.name}-float32.onnx", path)
+    else:
+        graph.save(path)
+    return session(path, threads)
+
+
+def session(path: Path, threads: int) -> Any:
     """As vlad.backend makes it: sequential, no spinning."""
     import onnxruntime as ort
 
-    path = directory / f"{graph.name}-{dtype}.onnx"
-    if dtype == "int8":
-        _quantised(directory / f"{graph.name}-float32.onnx", path)
-    else:
-        graph.save(path)
     options = ort.SessionOptions()
     options.inter_op_num_threads, options.intra_op_num_threads = 1, threads
     options.log_severity_level = 3
@@ -209,7 +213,7 @@ def _session(graph: Graph, directory: Path, dtype: str, threads: int) -> Any:
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _quantised(source: Path, target: Path) -> None:
+def quantise(source: Path, target: Path) -> None:
     """Its products with weights in int8, with scales of the inputs found as it runs."""
     import logging
 

@@ -9,7 +9,7 @@ from vlad.html_page import text as escaped
 from vlad.plan.advice import Advice
 from vlad.plan.gantt import figure
 from vlad.plan.prediction import Outcome
-from vlad.plan.text import ADVICE_HEADS, BLOCK_HEADS, advice_rows, block_rows, estimate, facts, verdict
+from vlad.plan.text import ADVICE_HEADS, BLOCK_HEADS, advice_rows, block_rows, estimate, facts, together, verdict
 from vlad.plan.timeline import Timeline
 from vlad.report_plots import STYLE, svg
 
@@ -30,7 +30,8 @@ def page(title: str, outcome: Outcome, advice: Sequence[Advice], timeline: Timel
         parts.append(f"<h2>Where T_inference goes</h2>{grid(BLOCK_HEADS, rows)}")
     if advice:
         parts.append("<h2>What to change</h2><p class=about>Cheapest first; each alone, on the setup above.</p>"
-                     + grid(ADVICE_HEADS, list(advice_rows(advice))))  # fmt: skip
+                     + grid(ADVICE_HEADS, list(advice_rows(advice)))
+                     + f"<p>{escaped(together(advice))}</p>")  # fmt: skip
     board = outcome.setup.board
     if board is not None and outcome.full.blocks:
         parts.append(f"<details><summary>Profile of the board: {escaped(board.name)}</summary><p>{escaped(board.about)}"

@@ -75,7 +75,7 @@ def block_rows(outcome: Outcome) -> Iterator[tuple[str, ...]]:
         yield (work.block, block.unit, work.dtype, *size, *took, block.bound)
     if outcome.full.frames_ns and outcome.setup.policy is not None:
         cameras, frames = outcome.setup.policy.cameras, outcome.full.frames_ns
-        yield ("picture", "cpu", "", str(cameras), "", "", duration(frames / cameras), duration(frames),
+        yield ("picture", "", "", str(cameras), "", "", duration(frames / cameras), duration(frames),
                f"{frames / total:.0%}", "")  # fmt: skip
 
 
@@ -95,7 +95,7 @@ def facts(outcome: Outcome, timeline: Timeline) -> Iterator[tuple[str, str]]:
     else:
         yield "idle", f"{outcome.idle:.0%}, T_inference / (T_inference + N/f); simulated {_simulated(timeline)}"
     for rung in outcome.rungs:
-        yield f"rung {rung.rung.name}", f"{duration(rung.total_ns)} with every camera's tokens reused"
+        yield f"rung {rung.rung.name}", f"{duration(rung.total_ns)}, no camera encoded"
     if setup.board is not None and (threads := setup.board.unit[0].threads) > 1:
         yield "threads", f"{threads}: give stage.vision and stage.expert so many cores each (affinity; unset: one)"
     if setup.policy is not None and outcome.weights_bytes:
@@ -111,9 +111,17 @@ def _simulated(timeline: Timeline) -> str:
 
 
 def advice_rows(advice: Sequence[Advice]) -> Iterator[tuple[str, ...]]:
-    """Under ADVICE_HEADS."""
-    for a in advice:
+    """Under ADVICE_HEADS: what one change does."""
+    for a in (a for a in advice if a.how != TOGETHER):
         yield a.change, duration(a.t_inference_ns), COUNTED[a.fits], "-" if a.fits is None else f"{a.idle:.0%}", a.how
+
+
+def together(advice: Sequence[Advice]) -> str:
+    """What several changes do; empty where there is no need."""
+    for a in (a for a in advice if a.how == TOGETHER):
+        fits = "it fits" if a.fits else "even that does not fit"
+        return f"Together, {a.change}: T_inference {duration(a.t_inference_ns)}, idle {a.idle:.0%}: {fits}"
+    return ""
 
 
 def text(outcome: Outcome, advice: Sequence[Advice], timeline: Timeline) -> str:
@@ -121,16 +129,14 @@ def text(outcome: Outcome, advice: Sequence[Advice], timeline: Timeline) -> str:
     lines = [verdict(outcome)]
     if said := estimate(outcome):
         lines.append(said)
-    lines += ["", *(f"{name:<12} {value}" for name, value in facts(outcome, timeline))]
+    lines += ["", *(f"{name:<15} {value}" for name, value in facts(outcome, timeline))]
     if rows := list(block_rows(outcome)):
         lines += ["", *_columns(BLOCK_HEADS, rows, right=range(3, 9))]
     if advice:
-        rows = list(advice_rows([a for a in advice if a.how != TOGETHER]))
         lines += ["", "What to change, cheapest first; each alone, on the setup above:"]
-        lines += _columns(ADVICE_HEADS, rows, right=(1, 3))
-    for a in (a for a in advice if a.how == TOGETHER):
-        fits = "it fits" if a.fits else "even that does not fit"
-        lines += ["", f"{a.change}: T_inference {duration(a.t_inference_ns)}, idle {a.idle:.0%}: {fits}"]
+        lines += _columns(ADVICE_HEADS, list(advice_rows(advice)), right=(1, 3))
+    if said := together(advice):
+        lines += ["", said]
     return "\n".join(lines)
 
 
