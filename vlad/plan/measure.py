@@ -29,6 +29,7 @@ from vlad.plan.board import Bandwidth, Board, Call, Frame, Memory, Rate, Unit
 from vlad.servo import now_ns
 
 DTYPES = ("float32", "int8")
+WHILE_NS, MOST_RUNS = 50_000_000, 20  # of a probe in a round
 LEAST_ROUNDS, MOST_ROUNDS, ENOUGH_NS = 3, 15, 15_000_000_000
 TOKENS = 177  # a prefix of two cameras
 STREAMED = (2048, 16384)  # a product of one row: 128 MiB of weights, more than any cache of a board
@@ -37,9 +38,9 @@ WEIGHT_SCALE = 0.02
 
 # SmolVLA's published widths, with fewer layers.
 WIDE = Architecture(
-    image_side=512, position_side=32, patch=16, pixel_shuffle=4, vision_hidden=768, vision_layers=1, vision_heads=12,
-    vision_mlp=3072, vision_eps=1e-6, vision_in_bfloat16=False, hidden=960, layers=4, heads=15, kv_heads=5, head_dim=64,
-    mlp=2560, rms_eps=1e-5, expert_hidden=720, expert_mlp=2048, cross_layers=(1, 3), chunk_size=50, flow_steps=10,
+    image_side=512, position_side=32, patch=16, pixel_shuffle=4, vision_hidden=768, vision_layers=2, vision_heads=12,
+    vision_mlp=3072, vision_eps=1e-6, vision_in_bfloat16=False, hidden=960, layers=6, heads=15, kv_heads=5, head_dim=64,
+    mlp=2560, rms_eps=1e-5, expert_hidden=720, expert_mlp=2048, cross_layers=(1, 3, 5), chunk_size=50, flow_steps=10,
     min_period=4e-3, max_period=4.0, max_state_dim=32, max_action_dim=32, state_dim=6, action_dim=6,
     cameras=("a", "b"), max_task_tokens=48,
 )  # fmt: skip
@@ -131,7 +132,7 @@ class Meter:
                  clock: Callable[[], int] = now_ns) -> None:  # fmt: skip
         self._threads, self._clock = threads, clock
         self._runs: dict[tuple[str, str], Callable[[], object]] = {}
-        self._times: dict[tuple[str, str], list[int]] = {}
+        self._times: dict[tuple[str, str], list[float]] = {}
         self._probes = {probe.name: probe for probe in probes()}
         with tempfile.TemporaryDirectory() as directory:
             for probe in self._probes.values():
@@ -145,11 +146,15 @@ class Meter:
             run()  # allocates and packs
 
     def round(self) -> None:
-        """Every probe once."""
+        """Every probe once, a short one for a while: what interrupts a long block now and then, doubles one of
+        its runs, so that their mean counts."""
         for key, run in self._runs.items():
-            begin = self._clock()
-            run()
-            self._times.setdefault(key, []).append(self._clock() - begin)
+            took: list[int] = []
+            while not took or (sum(took) < WHILE_NS and len(took) < MOST_RUNS):
+                begin = self._clock()
+                run()
+                took.append(self._clock() - begin)
+            self._times.setdefault(key, []).append(statistics.fmean(took))
 
     def board(self, name: str) -> Board:
         """The profile: the median of all rounds so far."""
