@@ -277,8 +277,7 @@ class StagesKeys(_Table, frozen=True, kw_only=True):
 
 
 class BlockKeys(_Table, frozen=True, kw_only=True):
-    """`[block.vision]`, `[block.prefill]`, `[block.context]`, `[block.expert]`, of an ACT `[block.policy]`:
-    where it runs."""
+    """`[block.vision]`, `[block.prefill]`, `[block.context]`, `[block.expert]`, `[block.policy]`: where it runs."""
 
     provider: Annotated[
         Name, _key("ONNX Runtime's execution provider; one that is absent or does not take the graph is an error")

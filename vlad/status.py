@@ -183,6 +183,7 @@ def compose(
             "tight": scheduler.counts.tight, "failed": scheduler.counts.failed,
             "retries": inference.retries,
             "ladder": ladder_rows(scheduler, loaded),
+            "aggregate": None if loaded.merge is None else loaded.merge.aggregate,
             "rtc": rtc_row(inference),
         },
         "workers": workers.status() if loaded and (workers := workers_of(loaded.policy)) else {},

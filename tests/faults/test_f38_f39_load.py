@@ -16,6 +16,7 @@ from tests.daemons import config_without_devices
 from tests.survival import Survival
 from tests.tiny_smolvla import build
 from vlad import bundle as bundles
+from vlad.block_workers import workers_of
 from vlad.errors import BundleError, Refused
 from vlad.inference import Merge
 from vlad.policy_loading import load, merge_of, mismatches
@@ -184,6 +185,22 @@ def test_f39_cameras_of_another_size_than_an_acts_are_refused(act: Path, tmp_pat
     )
     with pytest.raises(Refused, match="camera top delivers 128x96 and it was trained on 96x96"):
         load(act, config, LOOKAHEAD_NS)
+
+
+def test_an_acts_blocks_run_in_workers_and_those_that_it_has_not_are_of_no_meaning(
+    act: Path, tmp_path: Path
+) -> None:
+    names = ("vision", "policy", "prefill")
+    keys = "".join(f"\n[block.{name}]\nworker = true\n" for name in names)
+    config = config_without_devices(tmp_path, cameras_of(act), lambda text: text + keys)
+    loaded = load(act, config, LOOKAHEAD_NS)
+    workers = workers_of(loaded.policy)
+    assert workers is not None
+    try:
+        assert set(workers.status()) == {"vision", "policy"}
+        assert all(row["calls"] > 0 for row in workers.status().values())
+    finally:
+        loaded.policy.close()
 
 
 def test_an_act_loads_runs_and_every_rung_that_it_has_is_measured(act: Path, tmp_path: Path) -> None:

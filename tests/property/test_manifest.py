@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests import tiny_act
 from tests.tiny_smolvla import DATA, build
 from vlad import bundle as bundles
 from vlad.build.safetensors import SafeTensors, read_json
@@ -24,9 +25,9 @@ leaf = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_siz
 anything = st.recursive(leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3))
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return bundles.load(build(tmp_path_factory.mktemp("bundle") / "tiny.vlad"))
+@pytest.fixture(scope="module", params=[build, tiny_act.build], ids=["smolvla", "act"])
+def built(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Bundle:
+    return bundles.load(request.param(tmp_path_factory.mktemp("bundle") / "tiny.vlad"))
 
 
 @quick

@@ -179,6 +179,25 @@ def test_the_manifest_says_what_the_cameras_deliver(policy: ActPolicy) -> None:
     assert manifest.task_texts == ("wave", "put the tea bag in the mug, slowly")
 
 
+def test_cameras_of_unlike_sizes_share_the_vision_block(policy: ActPolicy, data: Path, tmp_path: Path) -> None:
+    """Its dimensions are dynamic then; what a camera of the size as before gives is what it gave."""
+    features(lambda f: f["observation.images.left"].update(shape=[3, 64, 81]))(data)
+    other = ActPolicy(bundles.load(build(tmp_path / "o.vlad", data=data)))
+    manifest = other.bundle.manifest
+    assert isinstance(manifest, ActManifest)
+    assert [c.tokens for c in manifest.cameras] == [9, 9, 6]
+    assert manifest.blocks[0].inputs[0].shape == [1, 3, "height", "width"]
+    frame = MADE["image0_0"].astype(np.uint8)
+    assert np.abs(other.encode_image(0, frame) - policy.encode_image(0, frame)).max() < 1e-5
+    left = np.zeros((64, 81, 3), np.uint8)
+    tokens = [other.encode_image(0, frame), other.encode_image(1, frame), other.encode_image(2, left)]
+    assert np.isfinite(other.sample(other.prefill(tokens, 0, np.zeros(6)))).all()
+    with pytest.raises(BundleError, match="image tokens"):
+        other.prefill(tokens[::-1], 0, np.zeros(6))
+    with pytest.raises(DeviceError, match="trained on 81x64"):
+        other.encode_image(2, frame)
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 Change = Callable[[Path], Any]

@@ -44,6 +44,7 @@ def towards(directory: Path, target: NDArray[np.float64]) -> Path:
 @pytest.mark.parametrize("aggregate", ["auto", "temporal_ensemble"])
 def test_an_act_drives_the_simulated_arm(tmp_path: Path, aggregate: str) -> None:
     extra = f'\n[policy]\naggregate = "{aggregate}"\nladder = ["reuse", "state_only"]\n'
+    extra += "".join(f"[stage.{name}]\nbound_ms = 5000\n" for name in ("vision", "expert"))  # of a busy machine
     with simulator.running(tmp_path, "--width", "96", "--height", "96") as sim:
         daemon = Daemon(daemons.config_for(sim, tmp_path, extra=extra))
         with daemons.supervised(daemon):
@@ -65,9 +66,11 @@ def test_an_act_drives_the_simulated_arm(tmp_path: Path, aggregate: str) -> None
             wait_for(lambda: daemon.status()["chunks"]["accepted"] >= 10, 30, "ten chunks were accepted")
             status = daemon.status()
             assert status["policy"]["rtc"] is None
+            merged = "weighted_average" if aggregate == "auto" else aggregate
+            assert status["policy"]["aggregate"] == merged
             flight = read(Path(daemon.dump()["path"]))
         outcome = replay(flight)
         assert outcome.difference is None, outcome
-        merged = [row for row in flight.rows[CHUNK_RECORD] if row["n_timeline"]]
-        heard = [max(row["timeline_opinions"], default=0) for row in merged]
+        rows = [row for row in flight.rows[CHUNK_RECORD] if row["n_timeline"]]
+        heard = [max(row["timeline_opinions"], default=0) for row in rows]
         assert max(heard) >= 3 if aggregate == "temporal_ensemble" else max(heard) == 0
