@@ -83,6 +83,18 @@ def test_fewer_actions_are_the_first_of_the_chunk(policy: ActPolicy, tmp_path: P
     shorter = ActPolicy(bundles.load(build(tmp_path / "s.vlad", "--actions", "3")))
     assert np.abs(chunk(shorter, MADE, 0)[0] - chunk(policy, MADE, 0)[0][:3]).max() < 1e-6
     assert shorter.bundle.manifest.chunk_size == 3
+    assert shorter.bundle.manifest.notes == ["of a chunk's 8 actions the bundle keeps 3: as --actions says"]
+    assert policy.bundle.manifest.notes == []
+
+
+def test_n_action_steps_says_how_many_are_kept_and_an_ensemble_keeps_all(data: Path, tmp_path: Path) -> None:
+    config(n_action_steps=5)(data)
+    manifest = bundles.load(build(tmp_path / "p.vlad", data=data)).manifest
+    assert (manifest.chunk_size, "n_action_steps" in manifest.notes[0]) == (5, True)
+    config(n_action_steps=1, temporal_ensemble_coeff=0.01)(data)
+    manifest = bundles.load(build(tmp_path / "e.vlad", data=data)).manifest
+    assert isinstance(manifest, ActManifest)
+    assert (manifest.chunk_size, manifest.temporal_ensemble_coeff, manifest.notes) == (8, 0.01, [])
 
 
 def test_positions_are_lerobots() -> None:

@@ -76,9 +76,9 @@ def read_checkpoint(
     """Read and check a checkpoint directory. Raises BundleError saying what is missing or
     unsupported.
 
-    Of a SmolVLA, `vlm` is a directory with the `config.json` (and `tokenizer.json`) of the vision-language model;
-    without it the checkpoint's own `vlm/`, its `vlm_model_name` where that is a directory, or the
-    published constants are used.
+    Of a SmolVLA, `vlm` is a directory with the `config.json` (and `tokenizer.json`) of the
+    vision-language model; without it the checkpoint's own `vlm/`, its `vlm_model_name` where that is a
+    directory, or the published constants are used.
     """
     config = read_json(path / "config.json")
     kind = config.get("type")
@@ -118,12 +118,6 @@ def _read_act(path: Path, config: dict[str, Any], weights: SafeTensors) -> ActCh
     architecture = read_act(path / "config.json", config, weights)
     vector = ("MEAN_STD", "MIN_MAX")
     processors = _Processors(path, (), {"STATE": vector, "ACTION": vector, "VISUAL": ("MEAN_STD", "IDENTITY")})
-    notes: tuple[str, ...] = ()
-    if architecture.actions < architecture.chunk_size:
-        notes = (
-            f"n_action_steps is {architecture.actions}: of {architecture.chunk_size} actions of a chunk the bundle "
-            "keeps so many, as LeRobot executes them; --actions keeps more",
-        )
     return ActCheckpoint(
         path=path,
         weights=weights,
@@ -132,7 +126,7 @@ def _read_act(path: Path, config: dict[str, Any], weights: SafeTensors) -> ActCh
         action=processors.output("action", "ACTION", (architecture.action_dim,)),
         images=tuple(processors.input(name, "VISUAL", (3, 1, 1)) for name in architecture.cameras),
         rename=processors.rename,
-        notes=notes,
+        notes=(),
     )
 
 

@@ -109,7 +109,7 @@ class SafeTensors:
         if name not in self._entries:
             name = self._shared.get(name, name)
         if name not in self._entries:
-            raise BundleError(f"{self.path}: tensor {name!r} is missing: not such a checkpoint of LeRobot >= 0.4")
+            raise BundleError(f"{self.path}: tensor {name!r} is missing: not of this policy type, or of LeRobot < 0.4")
         return self._entries[name]
 
     def stored(self, name: str) -> NDArray[Any]:

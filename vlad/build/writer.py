@@ -184,12 +184,18 @@ def _prepare_act(checkpoint: ActCheckpoint, facts: Facts, cameras: list[Camera])
         )
     ]
 
+    if arch.actions < arch.chunk_size:
+        why = "its n_action_steps, as LeRobot executes them" if facts.actions is None else "as --actions says"
+        note = [f"of a chunk's {arch.chunk_size} actions the bundle keeps {arch.actions}: {why}"]
+    else:
+        note = []
+
     def write(root: Path, common: dict[str, Any], report: Report) -> Manifest:
         blocks = _write_blocks(root, parts, report)
         _check_all_read(weights, "an ACT")
         report("checksum of the weights")
         return ActManifest(
-            **common,
+            **common | {"notes": common["notes"] + note},
             checkpoint=manifests.Checkpoint(sha256=sha256(weights.path)),
             blocks=blocks,
             cameras=seen,
