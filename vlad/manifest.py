@@ -182,7 +182,7 @@ class _Manifest(_Part, frozen=True, kw_only=True, tag_field="policy_type"):
 
     @property
     def policy_type(self) -> str:
-        """"smolvla" or "act"."""
+        """The word for it: smolvla, act."""
         return str(self.__struct_config__.tag)
 
 

@@ -355,6 +355,7 @@ static void check_ensemble(double coefficient)
 static void test_temporal_ensemble(void)
 {
     static const long expected[] = {50, 50, 50, 0, 0, 0};
+    static const long blended[] = {0, 40, 80, 120, 160, 200, 330, 460, 590, 720, 800, 880};
 
     check_ensemble(0.01);
     check_ensemble(0);
@@ -385,6 +386,19 @@ static void test_temporal_ensemble(void)
     CHECK(push_chunk(4, 500 * MS, 500 * MS, false));
     CHECK_EQ(newest()->opinions[3], 1);
     CHECK_EQ(report.n_tail_dropped, 8);
+
+    /* Where nothing was said before, the chunk's own words follow: from 0.2 to 0.48 is more than a step. */
+    start_ensemble(0);
+    ramp(0, 0);
+    CHECK(push_chunk(6, 1000 * MS, 1000 * MS, true));
+    ramp(0, 0.08);
+    CHECK(push_chunk(12, 1000 * MS, 1000 * MS, false));
+    CHECK_EQ(report.n_blended, 3);
+    CHECK_EQ(newest()->n, 12);
+    for (int i = 0; i < 12; i++) {
+        CHECK_EQ(milli(i), blended[i]);
+        CHECK_EQ(newest()->opinions[i], i < 6 ? 2 : 1);
+    }
 
     /* More opinions than can be counted, if only for want of time: the last weight stays. */
     start_ensemble(0);

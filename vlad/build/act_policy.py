@@ -217,9 +217,7 @@ class _Model:
     def _self_attention(self, x: str, positions: str, attention: _Attention) -> str:
         """Positions are added to queries and keys alone, so those two share a product."""
         graph, both = self._graph, zip(attention.query, attention.key, strict=True)
-        product = graph.linear(
-            graph.op("Add", x, positions), "query_key", *(np.concatenate(pair) for pair in both)
-        )
+        product = graph.linear(graph.op("Add", x, positions), "query_key", *(np.concatenate(pair) for pair in both))
         query, key = graph.op("Split", product, outputs=2, axis=-1, num_outputs=2)
         value = graph.linear(x, "value", *attention.value)
         return graph.linear(self._attend(query, key, value), "out", *attention.out)
@@ -231,9 +229,7 @@ class _Model:
             "MatMul", split_heads(graph, query, heads, d // heads), graph.op("Transpose", folded, perm=[1, 2, 0])
         )
         probabilities = graph.op("Softmax", scores, axis=-1)
-        return merge_heads(
-            graph, graph.op("MatMul", probabilities, split_heads(graph, value, heads, d // heads)), d
-        )
+        return merge_heads(graph, graph.op("MatMul", probabilities, split_heads(graph, value, heads, d // heads)), d)
 
     def _feed_forward(self, x: str, key: str, norm: str) -> str:
         graph, d, inner = self._graph, self._arch.dim, self._arch.feedforward

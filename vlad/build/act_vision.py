@@ -95,9 +95,7 @@ class _ResNet:
     def block(self, x: str, name: str, before: int, width: int, stride: int) -> str:
         """Two 3x3 convolutions and what they are added to."""
         graph = self._graph
-        inner = graph.op(
-            "Relu", self.convolve(x, f"{name}.conv1", f"{name}.bn1", (width, before, 3, 3), stride)
-        )
+        inner = graph.op("Relu", self.convolve(x, f"{name}.conv1", f"{name}.bn1", (width, before, 3, 3), stride))
         added = self.convolve(inner, f"{name}.conv2", f"{name}.bn2", (width, width, 3, 3), 1)
         if stride > 1 or before != width:
             x = self.convolve(x, f"{name}.downsample.0", f"{name}.downsample.1", (width, before, 1, 1), stride)
