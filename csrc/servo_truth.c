@@ -31,8 +31,9 @@ static int64_t reach(const struct vlad_servo *servo, int j, int64_t dt_ns)
  * drives: it takes the joint to where the false reading meets the goal, so that the reading alone
  * looks as if it came back. But no servo changes its speed from one tick to the next so that the reading
  * is at once where its old pace would have brought it: then what was read meanwhile was odd, even where
- * one of the two steps is not beyond the servo. */
-static void take_step(struct vlad_servo *servo, int j, const struct vlad_reading *reading)
+ * one of the two steps is not beyond the servo. A pace excuses no step that is: where the reading goes on
+ * as before, that pace was a lie. True for such a step, unless it leads back. */
+static bool take_step(struct vlad_servo *servo, int j, const struct vlad_reading *reading)
 {
     struct vlad_joint_watch *watch = &servo->watch;
     int64_t step_nu = servo->now.arm.position_nu[j] - watch->position_nu[j];
@@ -48,31 +49,33 @@ static void take_step(struct vlad_servo *servo, int j, const struct vlad_reading
     if (comparable && (aside || watch->jumped_nu[j]) &&
         llabs(watch->jumped_nu[j] + watch->aside_nu[j] + change_nu) <= reach_nu / BACK) {
         watch->jumped_nu[j] = watch->aside_nu[j] = 0;
-        return;
+        return false;
     }
     watch->aside_nu[j] = 0;
     if (impossible)
-        watch->jumped_nu[j] += change_nu;
+        watch->jumped_nu[j] += llabs(change_nu) > reach_nu / 2 ? change_nu : step_nu;
     else if (comparable && !aside && llabs(change_nu) > reach_nu / 2)
         watch->aside_nu[j] = change_nu;
     else if (comparable)
         watch->pace_nu[j] = step_nu / ticks;
+    return impossible && llabs(step_nu) > reach_nu;
 }
 
 static bool doubtful(struct vlad_servo *servo, int j, const struct vlad_reading *reading)
 {
     struct vlad_joint_watch *watch = &servo->watch;
     const struct vlad_arm_state *arm = &servo->now.arm;
+    bool impossible = false;
 
     if (!(arm->powered & 1u << j)) /* a hand may turn it faster, and nothing is driven by it */
         watch->jumped_nu[j] = watch->pace_nu[j] = watch->aside_nu[j] = 0;
     else if (watch->asked_ns[j])
-        take_step(servo, j, reading);
+        impossible = take_step(servo, j, reading);
     watch->position_nu[j] = arm->position_nu[j];
     watch->asked_ns[j] = reading->asked_ns;
     if (arm->status[j] & VLAD_STATUS_ENCODER)
         return true;
-    if (llabs(watch->jumped_nu[j]) > reach(servo, j, servo->config.period_ns))
+    if (impossible || llabs(watch->jumped_nu[j]) > reach(servo, j, servo->config.period_ns))
         return true;
     watch->jumped_nu[j] = 0;
     return false;

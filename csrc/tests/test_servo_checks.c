@@ -370,6 +370,11 @@ static void test_odd_readings(void)
                     CHECK_EQ(rig.now.lying, 0);
                     CHECK_EQ(rig.watch.jumped_nu[1], 0);
                 }
+    for (int64_t pace_nu = UNIT_NU; pace_nu <= reach_nu / 4; pace_nu += UNIT_NU) { /* off by less, along its way */
+        CHECK_EQ(doubted(pace_nu, reach_nu - pace_nu + 1, 1, 1), 1);
+        CHECK_EQ(rig.now.lying, 0);
+        CHECK_EQ(rig.watch.jumped_nu[1], 0);
+    }
     CHECK_EQ(doubted(0, reach_nu + 1, 1, 1), 1);
     doubted(0, reach_nu + 1, 1, 2); /* nobody saw what it did meanwhile */
     CHECK_EQ(rig.now.lying, 2);
@@ -431,6 +436,29 @@ static void test_pace(void)
     fresh();
     read_at(TICK, 7000 * MILLI); /* the first one */
     CHECK_EQ(jumps(1), 0);
+}
+
+/* Its own pace excuses no step that no servo makes, neither once nor from reading to reading. */
+static void test_a_pace_that_no_servo_has(void)
+{
+    int64_t reach_nu = NO_LOAD / 100 + SLACK, at_nu = 0, pace_nu;
+
+    for (int sign = -1; sign <= 1; sign += 2)
+        for (int over = 0; over < 2; over++) {
+            at_nu = 0;
+            fresh();
+            rig.config.following_nu = 0;
+            truth(TICK);
+            for (pace_nu = 0; pace_nu <= reach_nu; pace_nu += reach_nu / 4)
+                read_at(TICK, at_nu += sign * pace_nu);
+            CHECK_EQ(own[VLAD_F_SERVO_ENCODER], VLAD_NONE);
+            for (int i = 1; i <= 12; i++) {
+                read_at(TICK, at_nu += sign * (reach_nu + over));
+                CHECK_EQ(own[VLAD_F_SERVO_ENCODER], over ? VLAD_HOLD : VLAD_NONE);
+                CHECK_EQ(jumps(1), over ? i : 0);
+                CHECK_EQ(rig.now.lying, over && i > 10 ? 2 : 0);
+            }
+        }
 }
 
 static int torque_events(int64_t mask)
@@ -844,6 +872,7 @@ int main(void)
     test_small_jumps();
     test_odd_readings();
     test_pace();
+    test_a_pace_that_no_servo_has();
     test_liars();
     test_goals_lost();
     test_following_limit();
