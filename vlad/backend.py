@@ -54,6 +54,23 @@ class Threads(msgspec.Struct, frozen=True, kw_only=True):
         return cls(count=max(1, len(cores)), affinity=tuple(cores[1:]) if len(cores) > 1 else None)
 
 
+def session_options(name: str, threads: Threads) -> Any:
+    """ONNX Runtime's options for the block `name`. Raises ConfigError for threads that cannot be."""
+    import onnxruntime as ort
+
+    if threads.count < 1:
+        raise ConfigError(f"block {name}: {threads.count} threads; at least one is needed")
+    options = ort.SessionOptions()
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.inter_op_num_threads = 1
+    options.intra_op_num_threads = threads.count
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads.spinning else "0")
+    if threads.affinity is not None and threads.count > 1:
+        options.add_session_config_entry("session.intra_op_thread_affinities", _affinities(name, threads))
+    return options
+
+
 class OnnxRuntimeSession:
     """A block in ONNX Runtime, in this process.
 
@@ -73,21 +90,12 @@ class OnnxRuntimeSession:
     ) -> None:
         import onnxruntime as ort
 
-        if threads.count < 1:
-            raise ConfigError(f"block {block.name}: {threads.count} threads; at least one is needed")
+        options = session_options(block.name, threads)
         if provider not in ort.get_available_providers():
             raise ConfigError(
                 f"block {block.name}: execution provider {provider} is not in this ONNX Runtime "
                 f"(it has {ort.get_available_providers()})"
             )
-        options = ort.SessionOptions()
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.inter_op_num_threads = 1
-        options.intra_op_num_threads = threads.count
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads.spinning else "0")
-        if threads.affinity is not None and threads.count > 1:
-            options.add_session_config_entry("session.intra_op_thread_affinities", _affinities(block.name, threads))
         providers = [provider]
         if provider != CPU_PROVIDER:
             if allow_cpu_fallback:

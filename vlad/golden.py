@@ -6,17 +6,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlad.act import ActPolicy
-from vlad.backend import Session, Threads, load_block
+from vlad.backend import load_block
 from vlad.bundle import Bundle
 from vlad.errors import BundleError, DeviceError
 from vlad.manifest import ActCamera, ActManifest, Manifest
 from vlad.policy import AnyPolicy, policy_class
+from vlad.sessions import Load
 from vlad.units import JointRange
 
 
@@ -49,15 +50,17 @@ def golden_inputs(manifest: Manifest, seed: int = 0) -> dict[str, NDArray[np.gen
     return inputs
 
 
+def whole_turn(manifest: Manifest) -> dict[str, JointRange]:
+    """A calibration for what stays in normalised space, where any does."""
+    return {joint.name: JointRange(range_min=0, range_max=4095) for joint in manifest.joints}
+
+
 @contextlib.contextmanager
-def open_for_check(
-    bundle: Bundle, load: Callable[[Bundle, str, Threads], Session] = load_block
-) -> Iterator[AnyPolicy]:
+def open_for_check(bundle: Bundle, load: Load = load_block) -> Iterator[AnyPolicy]:
     """The policy of a bundle for golden runs only, which stay in normalised space: no arm, so any
-    calibration does. load: makes the sessions.
+    calibration does. `load`: see vlad.sessions.
     """
-    whole_turn = {joint.name: JointRange(range_min=0, range_max=4095) for joint in bundle.manifest.joints}
-    policy = policy_class(bundle)(bundle, calibration=whole_turn, load=load)
+    policy = policy_class(bundle)(bundle, calibration=whole_turn(bundle.manifest), load=load)
     try:
         yield policy
     finally:

@@ -8,9 +8,9 @@ from typing import Any
 
 
 class Progress:
-    """`with Progress("label", total) as progress: progress.advance("what", n)`."""
+    """`with Progress("label", total) as progress: progress.advance("what", n)`. total: None where it is not known."""
 
-    def __init__(self, label: str, total: int, *, quiet: bool = False) -> None:
+    def __init__(self, label: str, total: int | None, *, quiet: bool = False) -> None:
         self._label = label
         self._total = total
         self._bar: Any = None

@@ -100,7 +100,7 @@ def build_bundle(
         (partial / "golden").mkdir()
         common = {
             "format_version": manifests.FORMAT_VERSION,
-            "tools": _tools(),
+            "tools": tools(),
             "joints": [manifests.Joint(name=name, gripper=is_gripper(name)) for name in facts.joints],
             "units": facts.units,
             "state": _manifest_statistics(checkpoint.state),
@@ -110,12 +110,12 @@ def build_bundle(
         }
         manifest = write(partial, common, report)
         report("golden inputs and outputs")
-        _write_manifest(partial, manifest)
-        manifest = msgspec.structs.replace(manifest, golden=_golden(bundles.load(partial, verify=False)))
-        _write_manifest(partial, manifest)
+        write_manifest(partial, manifest)
+        manifest = msgspec.structs.replace(manifest, golden=golden(bundles.load(partial, verify=False)))
+        write_manifest(partial, manifest)
         report("writing to disk")
-        _sync(partial)
-        _put_in_place(partial, target)
+        sync(partial)
+        put_in_place(partial, target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return bundles.load(target, verify=False)
@@ -249,7 +249,7 @@ def _sizes(arch: Architecture) -> dict[str, Any]:
 
 def _ship(root: Path, tokenizer: Path) -> File:
     shutil.copyfile(tokenizer, root / "tokenizer.json")
-    return _file(root, "tokenizer.json")
+    return file_entry(root, "tokenizer.json")
 
 
 def _block(root: Path, name: str, graph: Graph, flops: int) -> Block:
@@ -257,7 +257,7 @@ def _block(root: Path, name: str, graph: Graph, flops: int) -> Block:
     graph.save(root / path)
     return Block(
         name=name,
-        file=_file(root, path),
+        file=file_entry(root, path),
         backend="onnxruntime",
         dtype="float32",
         inputs=graph.inputs(),
@@ -278,7 +278,7 @@ def _token_table(root: Path, weights: SafeTensors, arch: Architecture, tasks: li
     rows = stored if ids is None else stored[ids]
     np.save(root / "tokens.npy", rows, allow_pickle=False)
     return TokenTable(
-        file=_file(root, "tokens.npy"),
+        file=file_entry(root, "tokens.npy"),
         dtype=kind,  # type: ignore[arg-type]  # one of the three literals, by the mapping above
         rows=len(rows),
         token_ids=ids,
@@ -286,7 +286,10 @@ def _token_table(root: Path, weights: SafeTensors, arch: Architecture, tasks: li
     )
 
 
-def _golden(bundle: Bundle) -> Golden:
+def golden(bundle: Bundle, tolerance: float = GOLDEN_TOLERANCE) -> Golden:
+    """Run the bundle on the golden inputs and write inputs and outputs into it. Raises BundleError for a policy
+    that computes what is not finite.
+    """
     root, manifest = bundle.path, bundle.manifest
     inputs = golden_inputs(manifest)
     with open_for_check(bundle) as policy:
@@ -298,14 +301,9 @@ def _golden(bundle: Bundle) -> Golden:
     def save(kind: str, arrays: dict[str, Any]) -> dict[str, File]:
         for name, values in arrays.items():
             np.save(root / "golden" / f"{kind}_{name}.npy", values, allow_pickle=False)
-        return {name: _file(root, f"golden/{kind}_{name}.npy") for name in arrays}
+        return {name: file_entry(root, f"golden/{kind}_{name}.npy") for name in arrays}
 
-    return Golden(
-        task=0,
-        inputs=save("input", inputs),
-        outputs=save("output", outputs),
-        tolerance=GOLDEN_TOLERANCE,
-    )
+    return Golden(task=0, inputs=save("input", inputs), outputs=save("output", outputs), tolerance=tolerance)
 
 
 def _manifest_statistics(normalisation: Normalisation) -> Statistics:
@@ -316,7 +314,8 @@ def _manifest_statistics(normalisation: Normalisation) -> Statistics:
     )
 
 
-def _tools() -> dict[str, str]:
+def tools() -> dict[str, str]:
+    """Versions of what computes and writes."""
     import onnxruntime
     import tokenizers
 
@@ -330,17 +329,19 @@ def _tools() -> dict[str, str]:
     }
 
 
-def _file(root: Path, path: str) -> File:
+def file_entry(root: Path, path: str) -> File:
+    """The manifest's entry of a file that is there."""
     return File(path=path, bytes=(root / path).stat().st_size, sha256=sha256(root / path))
 
 
-def _write_manifest(root: Path, manifest: Manifest) -> None:
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    """Into the bundle under construction at `root`. Raises BundleError for one that could not be read back."""
     text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     manifests.parse_manifest(text)
     (root / manifests.MANIFEST).write_bytes(text)
 
 
-def _sync(root: Path) -> None:
+def sync(root: Path) -> None:
     """Flush every file and directory: after a power cut a bundle is either whole or absent."""
     for directory, _, names in os.walk(root, topdown=False):
         for path in [*(Path(directory) / name for name in names), Path(directory)]:
@@ -351,7 +352,8 @@ def _sync(root: Path) -> None:
                 os.close(descriptor)
 
 
-def _put_in_place(partial: Path, target: Path) -> None:
+def put_in_place(partial: Path, target: Path) -> None:
+    """Rename `partial` to `target`; what was there is gone afterwards, or untouched when this fails."""
     aside = target.parent / f".{target.name}.replaced-{os.getpid()}"
     if target.exists():
         os.rename(target, aside)
