@@ -16,6 +16,10 @@ MANIFEST = "manifest.json"
 FILE_LIMIT = 4 << 30
 MAX_JOINTS = 8
 
+_QUANTISED = {"float16", "int8", "int4", "mixed"}
+SOLVERS = ("euler", "ab2", "heun", "midpoint")
+Solver = Literal["euler", "ab2", "heun", "midpoint"]
+
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
@@ -46,14 +50,15 @@ class Value(_Part, frozen=True, kw_only=True):
 
 
 class Block(_Part, frozen=True, kw_only=True):
-    """One graph and the backend that runs it. `flops` is for the longest prefix, `parameters` and
-    bytes as stored.
+    """One graph and the backend that runs it. `dtype` is what its weights are stored as, "mixed" for more
+    than one kind; inputs and outputs are float32 always. `flops` is for the longest prefix,
+    `parameters` and bytes as stored.
     """
 
     name: Name
     file: File
     backend: Literal["onnxruntime"]
-    dtype: Literal["float32"]
+    dtype: Literal["float32", "float16", "int8", "int4", "mixed"]
     inputs: Annotated[list[Value], msgspec.Meta(min_length=1, max_length=64)]
     outputs: Annotated[list[Value], msgspec.Meta(min_length=1, max_length=64)]
     parameters: Count
@@ -118,10 +123,11 @@ class TokenTable(_Part, frozen=True, kw_only=True):
 
 
 class Flow(_Part, frozen=True, kw_only=True):
-    """The flow-matching sampler: default number of Euler steps and the periods of its time
+    """The flow-matching sampler: solver, default number of steps and the periods of its time
     embedding.
     """
 
+    solver: Solver = "euler"
     steps: Annotated[int, msgspec.Meta(ge=1, le=1000)]
     min_period: Annotated[float, msgspec.Meta(gt=0)]
     max_period: Annotated[float, msgspec.Meta(gt=0)]
@@ -148,6 +154,30 @@ class Golden(_Part, frozen=True, kw_only=True):
     inputs: dict[str, File]
     outputs: dict[str, File]
     tolerance: Annotated[float, msgspec.Meta(gt=0, le=1)]
+
+
+class Errors(_Part, frozen=True, kw_only=True):
+    """How far a quantised policy is from the float32 one with the same flow: shares of each joint's range
+    over whole chunks, and the least cosine of a flow step's velocities (of the chunk, without a flow).
+    """
+
+    chunk_mae: Annotated[float, msgspec.Meta(ge=0)]
+    chunk_max: Annotated[float, msgspec.Meta(ge=0)]
+    cosine: Annotated[float, msgspec.Meta(ge=-1, le=1)]
+
+
+class Quantisation(_Part, frozen=True, kw_only=True):
+    """What `vlad quantize` made of a float32 bundle: of each block the scheme of each group of layers that
+    is not float32 any more, and the errors measured on `observations` of episodes that calibrated nothing.
+    """
+
+    source: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+    manifest_sha256: Sha256
+    dataset: Annotated[str, msgspec.Meta(max_length=255)]
+    groups: dict[str, dict[str, Literal["float16", "static8", "dynamic8", "token8", "weights4"]]]
+    errors: Errors
+    budget: Annotated[float, msgspec.Meta(gt=0)]
+    observations: Count
 
 
 class Checkpoint(_Part, frozen=True, kw_only=True):
@@ -178,6 +208,7 @@ class _Manifest(_Part, frozen=True, kw_only=True, tag_field="policy_type"):
     rate_hz: Annotated[float, msgspec.Meta(gt=0, le=1000)]
     chunk_size: Annotated[int, msgspec.Meta(ge=1, le=4096)]
     golden: Golden | None = None
+    quantisation: Quantisation | None = None
     notes: list[str] = []
 
     @property
@@ -311,8 +342,14 @@ def _disagreements(m: Manifest) -> list[str]:
         "cameras repeat a name": len({c.name for c in m.cameras}) == len(m.cameras),
         f"golden.task names none of {len(m.tasks)} tasks": m.golden is None or m.golden.task < len(m.tasks),
         "two entries name the same file": len(set(paths)) == len(paths),
+        "quantisation names a block that there is not": m.quantisation is None
+        or set(m.quantisation.groups) <= set(names),
     }
     wrong = [message for message, holds in checks.items() if not holds]
+    for block in m.blocks:
+        groups = {} if m.quantisation is None else m.quantisation.groups.get(block.name, {})
+        if groups if block.dtype == "float32" else not groups and block.dtype in _QUANTISED:
+            wrong.append(f"block {block.name} is {block.dtype}, quantisation names {len(groups)} groups of it")
     for what, statistics in (("state", m.state), ("action", m.action)):
         wrong += _statistics_disagreements(what, statistics, len(m.joints))
     return wrong + (_smolvla_disagreements(m) if isinstance(m, SmolvlaManifest) else _act_disagreements(m))
