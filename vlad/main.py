@@ -15,6 +15,7 @@ from vlad.errors import ConfigError, VladError
 # used: the daemon needs neither mujoco nor onnx.
 TOOLS = {
     "build": ("vlad.build.command", "build a policy bundle from a LeRobot checkpoint", "build"),
+    "quantize": ("vlad.quantize.command", "make a bundle smaller and faster, within measured error", "quantize"),
     "check": ("vlad.check", "verify a bundle: integrity, shapes, golden inputs and outputs", ""),
     "plan": ("vlad.plan.command", "will a policy fit a board, and what to change so that it does", "build,report"),
     "sign": ("vlad.sign", "sign a bundle, or make a key to sign with", "sign"),

@@ -1,0 +1,188 @@
+"""The ONNX graph of one block, taken apart into linear layers and put together in other precisions.
+
+Its weights lie in a file of their own beside the graph, mapped when they are read: a candidate is then a small
+graph that points there, and a block of any size is judged without another copy of it in memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from vlad.errors import BundleError
+from vlad.quantize.schemes import MICROSOFT, SCHEMES, Array, Linear, Range
+
+_OUTSIDE = 4096  # bytes from which a constant lies outside the graph
+_PAGE = 4096
+_HEADER = 24  # bytes of a tensor in a file besides its name and its values
+_MLP = re.compile(r"mlp|fc\d|gate|up_proj|down_proj|linear\d")
+_ATTENTION = re.compile(r"attn|attention|[qkvo]_proj|out_proj|in_proj")
+
+
+def group_of(weight: str) -> str:
+    """The group of a linear layer, by the name of its weight: `layer3/self_attn.q_proj.weight` is of
+    `layer3/attention`; a layer that is neither attention nor MLP is known by its own name.
+    """
+    *scope, leaf = weight.removesuffix(".weight").split("/")
+    kind = "mlp" if scope and _MLP.search(leaf) else "attention" if scope and _ATTENTION.search(leaf) else leaf
+    return "/".join([*scope, kind])
+
+
+class BlockGraph:
+    """One block. `scratch` is a directory of its own, where weights and candidates are written.
+
+    bytes: of its file. candidate_bytes: what the candidate that was written last would have in one file.
+    """
+
+    def __init__(self, name: str, path: Path, scratch: Path) -> None:
+        self.name = name
+        self.bytes = self.candidate_bytes = path.stat().st_size
+        self._scratch = scratch
+        self._model = onnx.load(str(path))
+        self._outside = self._move_weights(scratch / "weights.bin")
+        self.linears = self._find_linears()  # none in a block of convolutions
+
+    @property
+    def groups(self) -> list[str]:
+        """In the order of computation."""
+        return list(dict.fromkeys(linear.group for linear in self.linears))
+
+    def of_group(self, group: str) -> list[Linear]:
+        """The linear layers of a group."""
+        return [linear for linear in self.linears if linear.group == group]
+
+    def constant(self, name: str) -> NDArray[Any]:
+        """A constant of the graph, mapped where it lies outside it."""
+        if name in self._outside:
+            return self._outside[name]
+        return next(numpy_helper.to_array(t) for t in self._model.graph.initializer if t.name == name)
+
+    def constants(self) -> list[str]:
+        """Names of all."""
+        return [t.name for t in self._model.graph.initializer]
+
+    def weight(self, linear: Linear) -> Array:
+        """float32 `[inputs, outputs]`, mapped."""
+        return self.constant(linear.weight)
+
+    def candidate(self, name: str, choice: Mapping[str, str], ranges: Mapping[str, Range]) -> Path:
+        """A graph with the scheme of each group of `choice`, written into the scratch directory."""
+        path, model = self._scratch / name, self._rewritten(choice, ranges)
+        path.write_bytes(model.SerializeToString())
+        outside = [t for t in model.graph.initializer if t.data_location == TensorProto.EXTERNAL]
+        weights = sum(self._outside[t.name].nbytes + len(t.name) + _HEADER - t.ByteSize() for t in outside)
+        self.candidate_bytes = model.ByteSize() + weights
+        return path
+
+    def capturing(self, values: Sequence[str]) -> Path:
+        """A graph that has these inner values as outputs too."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self._model)
+        have = {v.name for v in (*model.graph.input, *model.graph.output)}
+        model.graph.output.extend(
+            helper.make_tensor_value_info(v, TensorProto.FLOAT, None) for v in values if v not in have
+        )
+        path = self._scratch / "capturing.onnx"
+        path.write_bytes(model.SerializeToString())
+        return path
+
+    def write(self, path: Path, choice: Mapping[str, str], ranges: Mapping[str, Range]) -> None:
+        """The whole block as one file. Raises BundleError when the model is not a valid one."""
+        model = self._rewritten(choice, ranges)
+        for tensor in model.graph.initializer:
+            if tensor.data_location == TensorProto.EXTERNAL:
+                tensor.CopyFrom(numpy_helper.from_array(np.array(self._outside[tensor.name]), tensor.name))
+        try:
+            onnx.checker.check_model(model, full_check=False)
+        except onnx.checker.ValidationError as error:
+            raise BundleError(f"block {self.name}: the rewritten graph is not valid: {error}") from error
+        path.write_bytes(model.SerializeToString())
+
+    def _rewritten(self, choice: Mapping[str, str], ranges: Mapping[str, Range]) -> onnx.ModelProto:
+        unknown = set(choice) - set(self.groups)
+        if unknown:
+            raise BundleError(f"block {self.name}: no group {sorted(unknown)[0]!r}: it has {self.groups}")
+        new: dict[str, list[onnx.NodeProto]] = {}
+        constants: dict[str, NDArray[Any]] = {}
+        gone: set[str] = set()
+        for linear in self.linears:
+            if linear.group not in choice:
+                continue
+            made = SCHEMES[choice[linear.group]].rewrite(linear, self.weight(linear), ranges.get(linear.x))
+            new[linear.weight] = made.nodes
+            constants |= made.constants
+            if linear.bias is not None:  # the Add went into the replacement
+                gone.add(linear.y)
+        nodes: list[onnx.NodeProto] = []
+        there: set[str] = set()
+        for node in self._model.graph.node:
+            if node.op_type == "MatMul" and node.input[1] in new:
+                nodes += [n for n in new[node.input[1]] if n.output[0] not in there]  # what layers share, once
+                there |= {n.output[0] for n in new[node.input[1]]}
+            elif node.op_type != "Add" or node.output[0] not in gone:
+                nodes.append(node)
+        used = {value for node in nodes for value in node.input}
+        graph = helper.make_graph(
+            nodes, self._model.graph.name, self._model.graph.input, self._model.graph.output,
+            [*(t for t in self._model.graph.initializer if t.name in used),
+             *(numpy_helper.from_array(values, name) for name, values in constants.items())],
+        )  # fmt: skip
+        imports = list(self._model.opset_import)
+        if all(i.domain != MICROSOFT for i in imports):
+            imports.append(helper.make_opsetid(MICROSOFT, 1))
+        return helper.make_model(graph, opset_imports=imports, functions=list(self._model.functions),
+                                 ir_version=self._model.ir_version, producer_name="vlad")  # fmt: skip
+
+    def _move_weights(self, file: Path) -> dict[str, NDArray[Any]]:
+        """Writes the large constants to `file`, points the graph there, and maps them."""
+        places: dict[str, tuple[int, onnx.TensorProto]] = {}
+        with file.open("wb") as out:
+            for tensor in self._model.graph.initializer:
+                values = numpy_helper.to_array(tensor)
+                if values.nbytes < _OUTSIDE:
+                    continue
+                out.write(b"\0" * (-out.tell() % _PAGE))
+                places[tensor.name] = out.tell(), tensor
+                out.write(values.tobytes())
+                tensor.ClearField("raw_data")
+                tensor.data_location = TensorProto.EXTERNAL
+                for key, value in (("location", file.name), ("offset", str(places[tensor.name][0])),
+                                   ("length", str(values.nbytes))):  # fmt: skip
+                    entry = tensor.external_data.add()
+                    entry.key, entry.value = key, value
+        return {
+            name: np.memmap(file, helper.tensor_dtype_to_np_dtype(t.data_type), "r", offset, tuple(t.dims))
+            for name, (offset, t) in places.items()
+        }
+
+    def _find_linears(self) -> list[Linear]:
+        shapes = {t.name: tuple(t.dims) for t in self._model.graph.initializer}
+        uses = Counter(value for node in self._model.graph.node for value in node.input)
+        adds = {node.input[0]: node for node in self._model.graph.node if node.op_type == "Add"}
+        found = []
+        for node in self._model.graph.node:
+            if node.op_type != "MatMul" or len(shapes.get(node.input[1], ())) != 2:
+                continue
+            (x, weight), y, bias = node.input, node.output[0], None
+            inputs, outputs = shapes[weight]
+            add = adds.get(y)
+            if add is not None and uses[y] == 1 and shapes.get(add.input[1]) == (outputs,):
+                y, bias = add.output[0], add.input[1]
+            if uses[weight] != 1:
+                raise BundleError(f"block {self.name}: weight {weight} serves {uses[weight]} nodes; one is supported")
+            name = weight.removesuffix(".weight")
+            found.append(Linear(name, group_of(weight), x, y, weight, bias, inputs, outputs))
+        return found
+
+
+def operators(path: Path) -> Counter[str]:
+    """How many nodes of each kind a model file has."""
+    return Counter(node.op_type for node in onnx.load(str(path), load_external_data=False).graph.node)

@@ -1,0 +1,134 @@
+"""Writes the quantised bundle, and refuses to when a file is not what it is called."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from vlad import bundle as bundles
+from vlad.backend import Session, Threads, load_block
+from vlad.build.writer import GOLDEN_TOLERANCE, file_entry, golden, put_in_place, sync, tools, write_manifest
+from vlad.bundle import Bundle
+from vlad.errors import BundleError
+from vlad.golden import golden_inputs, open_for_check, run_golden
+from vlad.manifest import Quantisation, files
+from vlad.quantize.block_graph import BlockGraph, operators
+from vlad.quantize.evaluation import GraphSession
+from vlad.quantize.schemes import SCHEMES, stored_as
+from vlad.quantize.study import Quantiser, Settings
+
+_MARGIN = 4  # on how far another way of computing the same graphs was seen to lie
+
+
+def write_bundle(
+    source: Bundle, quantiser: Quantiser, settings: Settings, dataset: Path, target: Path,
+    *, report: Callable[[str], None],
+) -> Bundle:  # fmt: skip
+    """`target` as `quantiser` chose, in place of what was there. Raises BundleError, and then it is as before."""
+    study = quantiser.study
+    manifest = source.manifest
+    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        (partial / "golden").mkdir(parents=True)
+        goldens = {f.path for f in ([*manifest.golden.inputs.values(), *manifest.golden.outputs.values()]
+                                    if manifest.golden else [])}  # fmt: skip
+        for file in files(manifest):
+            if file.path in goldens:
+                continue
+            (partial / file.path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source.file(file), partial / file.path)
+        groups: dict[str, dict[str, str]] = {}
+        for (block, group), scheme in sorted(study.choice.items()):
+            groups.setdefault(block, {})[group] = scheme
+        blocks = []
+        for before in manifest.blocks:
+            entry = before
+            if chosen := groups.get(entry.name):
+                report(f"writing {entry.name}")
+                path = partial / entry.file.path
+                quantiser.graphs[entry.name].write(path, chosen, quantiser.ranges[entry.name])
+                check_written(quantiser.graphs[entry.name], path, chosen)
+                schemes = set(chosen.values())
+                if set(quantiser.graphs[entry.name].groups) - set(chosen):
+                    schemes.add("float32")
+                entry = msgspec.structs.replace(
+                    entry, file=file_entry(partial, entry.file.path), dtype=stored_as(schemes)
+                )
+            blocks.append(entry)
+        quantisation = None
+        if groups:
+            assert study.errors is not None
+            quantisation = msgspec.convert({
+                "source": source.path.name, "dataset": dataset.name, "groups": groups, "errors": study.errors,
+                "manifest_sha256": source.manifest_sha256,
+                "budget": settings.budget, "observations": quantiser.verifying,
+            }, Quantisation, from_attributes=True)  # fmt: skip
+        changes: dict[str, Any] = {"blocks": blocks, "golden": None, "quantisation": quantisation, "tools": tools()}
+        if study.flow is not None:
+            changes["flow"] = study.flow
+        made = msgspec.structs.replace(manifest, **changes)
+        write_manifest(partial, made)
+        report("golden inputs and outputs")
+        written = bundles.load(partial, verify=False)
+        made = msgspec.structs.replace(made, golden=golden(written, golden_tolerance(written)))
+        write_manifest(partial, made)
+        report("writing to disk")
+        sync(partial)
+        put_in_place(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return bundles.load(target, verify=False)
+
+
+def check_written(graph: BlockGraph, path: Path, chosen: dict[str, str]) -> None:
+    """Refuse a file that is no smaller than before, or that does not compute integers where it should: neither as
+    written nor after the runtime's own rewriting. Raises BundleError.
+    """
+    size = path.stat().st_size
+    if size >= graph.bytes:
+        raise BundleError(f"block {graph.name}: {size} bytes after quantisation, {graph.bytes} before: its weights are "
+                          "too small to gain anything; leave the block out with --blocks")  # fmt: skip
+    wanted = [SCHEMES[chosen[linear.group]] for linear in graph.linears if linear.group in chosen]
+    kinds = frozenset().union(*(scheme.operators for scheme in wanted)) if wanted else frozenset()
+    count = sum(scheme.integer for scheme in wanted)
+    optimised = path.with_suffix(".optimised")
+    try:
+        GraphSession(path, Threads(), optimised).close()
+        for what, file in (("written", path), ("optimised by the runtime", optimised)):
+            found = sum(n for kind, n in operators(file).items() if kind in kinds)
+            if found < count:
+                raise BundleError(f"block {graph.name} as {what}: {found} integer operators for {count} layers in "
+                                  "integer schemes")  # fmt: skip
+    finally:
+        optimised.unlink(missing_ok=True)
+
+
+def golden_tolerance(bundle: Bundle) -> float:
+    """How far the golden outputs may lie off on a machine of the same kind.
+
+    Quantisation makes steps of differences in the last digit, so an honest runtime that adds in another
+    order may be off by more than float32 rounding. How much is measured: the same graphs without any of
+    the runtime's own rewriting, times 4.
+    """
+    inputs = golden_inputs(bundle.manifest)
+    outputs = []
+    for load in (load_block, _unoptimised):
+        with open_for_check(bundle, load) as policy:
+            outputs.append(run_golden(policy, 0, inputs))
+    seen = max(float(np.abs(outputs[0][name] - outputs[1][name]).max()) for name in outputs[0])
+    tolerance = max(GOLDEN_TOLERANCE, _MARGIN * seen)
+    if not tolerance <= 1:
+        raise BundleError(f"the golden outputs change by {seen:.3g} with the order of additions: this choice of "
+                          "schemes cannot be checked")  # fmt: skip
+    return tolerance
+
+
+def _unoptimised(bundle: Bundle, name: str, threads: Threads) -> Session:
+    return GraphSession(bundle.file(bundle.block(name).file), threads, rewriting=False)
