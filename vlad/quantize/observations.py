@@ -216,7 +216,7 @@ def decode(path: Path, moments: Mapping[tuple[int, int], float], rate_hz: float)
                     if frame.time is None or frame.time < at_s - 0.5 / rate_hz:
                         continue
                     if frame.time <= at_s + 0.5 / rate_hz:
-                        found[which] = frame.to_ndarray(format="rgb24")
+                        found[which] = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
                     break
     except (av.FFmpegError, OSError, IndexError) as error:
         raise BundleError(f"{path}: the video cannot be decoded: {error}") from None
