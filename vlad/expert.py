@@ -62,8 +62,7 @@ class FlowExpert:
             {
                 "x": x,
                 "time_embedding": embedding,
-                "context_key": prefix.context_key,
-                "context_value": prefix.context_value,
+                **prefix.context,
             }
         )["velocity"]
 

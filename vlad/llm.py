@@ -24,19 +24,18 @@ Array = NDArray[np.float32]
 class Prefix:
     """What a chunk is conditioned on; opaque outside `vlad.llm` and `vlad.expert`.
 
-    `key` and `value` are the language model's, `context_key` and `context_value` what the expert
-    attends to, all float32 `[layers, kv_heads, length, head_dim]`; the state token is the last one.
+    Both by the name of a block's input, for each layer float32 `[tokens, kv_heads * head_dim]`:
+    `past` the language model's keys and values of images and task, for `prefill`; `context` what the
+    expert attends to, whose last token is the state.
     """
 
-    key: Array
-    value: Array
-    context_key: Array
-    context_value: Array
+    past: dict[str, Array]
+    context: dict[str, Array]
 
     @property
     def length(self) -> int:
         """Tokens of the prefix, the state included."""
-        return int(self.key.shape[2])
+        return len(self.context["context_key0"])
 
 
 class TokenEmbeddings:
@@ -142,8 +141,11 @@ class LanguageModel:
         sizes = manifest.prefix
         self._cameras = len(manifest.cameras)
         self._image_shape = (sizes.image_tokens, sizes.hidden)
-        empty = np.zeros((sizes.layers, sizes.kv_heads, 0, sizes.head_dim), dtype=np.float32)
-        self._no_past = {"past_key": empty, "past_value": empty}
+        empty = np.zeros((0, sizes.kv_heads * sizes.head_dim), dtype=np.float32)
+        past = range(sizes.layers - 1)
+        self._no_past = {f"past_{which}{i}": empty for i in past for which in ("key", "value")}
+        self._layers = [f"{which}{i}" for i in range(sizes.layers) for which in ("key", "value")]
+        self._projected = [value.name for value in bundle.block("context").inputs]
         self._no_tokens = np.zeros((0, sizes.hidden), dtype=np.float32)
 
     def prefill(self, images: Sequence[Array], task: int | Sequence[int], state: Array) -> Prefix:
@@ -159,39 +161,32 @@ class LanguageModel:
                 f"got {[list(tokens.shape) for tokens in images]}"
             )
         tokens = np.concatenate([*images, self.embeddings.embed(task)])
-        out = self._run({"tokens": tokens, "state": state, **self._no_past})
-        return self._with_context(out["key"], out["value"])
+        out, context = self._run(tokens, state, self._no_past)
+        return Prefix({name: out[name.removeprefix("past_")][:-1] for name in self._no_past}, context)
 
     def refresh_state(self, prefix: Prefix, state: Array) -> Prefix:
         """The same images and task with another state, at the price of one token: they never attend
         to the state.
         """
-        past_key, past_value = prefix.key[:, :, :-1], prefix.value[:, :, :-1]
-        out = self._run(
-            {
-                "tokens": self._no_tokens,
-                "state": state,
-                "past_key": past_key,
-                "past_value": past_value,
-            }
-        )
-        key = np.concatenate([past_key, out["key"]], axis=2)
-        return self._with_context(key, np.concatenate([past_value, out["value"]], axis=2))
+        _, fresh = self._run(self._no_tokens, state, prefix.past)
+        context = {name: np.concatenate([kept[:-1], fresh[name]]) for name, kept in prefix.context.items()}
+        for values in context.values():
+            values.flags.writeable = False
+        return Prefix(prefix.past, context)
 
-    def _run(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        """One key and value for each new token and the state: the manifest cannot say so, and a runtime that
-        returned fewer would condition the chunk on less than was seen.
+    def _run(self, tokens: Array, state: Array, past: dict[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Keys and values of the new tokens and the state, and what the expert makes of them. One for each: the
+        manifest cannot say so, and a runtime that returned fewer would condition the chunk on less than was seen.
         """
-        out = self._prefill.run(inputs)
-        new = len(inputs["tokens"]) + 1
-        for name in ("key", "value"):
-            if out[name].shape[2] != new:
-                raise BlockFailed("prefill", "error", f"{name} is {list(out[name].shape)} for {new} tokens")
-        return out
-
-    def _with_context(self, key: Array, value: Array) -> Prefix:
-        out = self._context.run({"key": key, "value": value})
-        return Prefix(key, value, out["context_key"], out["context_value"])
+        out = self._prefill.run({"tokens": tokens, "state": state, **past})
+        projected = self._context.run({name: out[name] for name in self._projected})
+        context = {}
+        for name in self._layers:
+            context[f"context_{name}"] = projected.get(f"context_{name}", out[name])
+            for block, values in (("prefill", out[name]), ("context", context[f"context_{name}"])):
+                if len(values) != len(tokens) + 1:
+                    raise BlockFailed(block, "error", f"{name} is {list(values.shape)} for {len(tokens) + 1} tokens")
+        return out, context
 
     def close(self) -> None:
         """Release the blocks."""

@@ -58,9 +58,9 @@ class Block(_Part, frozen=True, kw_only=True):
     name: Name
     file: File
     backend: Literal["onnxruntime"]
-    dtype: Literal["float32", "float16", "int8", "int4", "mixed"]
-    inputs: Annotated[list[Value], msgspec.Meta(min_length=1, max_length=64)]
-    outputs: Annotated[list[Value], msgspec.Meta(min_length=1, max_length=64)]
+    dtype: Literal["float32", "float16", "bfloat16", "int8", "int4", "mixed"]
+    inputs: Annotated[list[Value], msgspec.Meta(min_length=1, max_length=256)]
+    outputs: Annotated[list[Value], msgspec.Meta(min_length=1, max_length=256)]
     parameters: Count
     flops: Count
 

@@ -1,10 +1,10 @@
 """Block `expert`: one flow-matching step, the velocity of a noisy action chunk.
 
-    x               float32 [chunk, max_action_dim]      noisy actions, all (padded) dimensions
-    time_embedding  float32 [1, expert_hidden]   of the flow time (vlad.expert.time_embedding)
-    context_key     float32 [layers, kv_heads, s, head_dim]
-    context_value   float32 [layers, kv_heads, s, head_dim]
- -> velocity        float32 [chunk, max_action_dim]
+    x                 float32 [chunk, max_action_dim]       noisy actions, all (padded) dimensions
+    time_embedding    float32 [1, expert_hidden]            of the flow time (vlad.expert.time_embedding)
+    context_key<i>    float32 [s, kv_heads * head_dim]      of each layer i
+    context_value<i>  float32 [s, kv_heads * head_dim]
+ -> velocity          float32 [chunk, max_action_dim]
 
 In self-attention layers the actions see the whole prefix and, causally, each other, at positions s,
 s + 1, ...; in cross-attention layers they see the prefix alone and their positions start from 0
@@ -18,7 +18,8 @@ import dataclasses
 import numpy as np
 
 from vlad.build.architecture import Architecture
-from vlad.build.graph import Graph, merge_heads, rope, rope_tables, split_heads
+from vlad.build.functions import Heads
+from vlad.build.graph import Graph, rope_tables
 from vlad.build.safetensors import SafeTensors
 
 _LAYERS = "model.vlm_with_expert.lm_expert.layers."
@@ -27,38 +28,35 @@ _HIDDEN = -1.0e30
 
 def build_expert(arch: Architecture, weights: SafeTensors) -> Graph:
     """The graph of the block. Raises BundleError for weights that do not fit the architecture."""
-    graph = Graph("expert")
+    graph = Graph("expert", Heads(arch.heads, arch.kv_heads, arch.head_dim))
     chunk, d = arch.chunk_size, arch.expert_hidden
-    shape: list[int | str] = [arch.layers, arch.kv_heads, "s", arch.head_dim]
+    shape: list[int | str] = ["s", arch.kv_heads * arch.head_dim]
     x = graph.input("x", [chunk, arch.max_action_dim])
     time = graph.input("time_embedding", [1, d])
-    context_key, context_value = (
-        graph.input("context_key", shape),
-        graph.input("context_value", shape),
-    )
+    context = [
+        (graph.input(f"context_key{i}", shape), graph.input(f"context_value{i}", shape)) for i in range(arch.layers)
+    ]
 
     tables = rope_tables(arch.head_dim, arch.max_prefix + chunk)
-    start = graph.dimension(context_key, 2)
+    start = graph.dimension(context[0][0], 0)
     end = graph.op("Add", start, graph.integers([chunk]))
     cos, sin = (graph.weight(name, table) for name, table in zip(("rope_cos", "rope_sin"), tables, strict=True))
     first, last = graph.integers([0]), graph.integers([chunk])
-    causal = np.triu(np.full((chunk, chunk), _HIDDEN, np.float32), k=1)
+    causal = graph.weight("causal_mask", np.tril(np.full((chunk, chunk), _HIDDEN, np.float32), k=-1))
+    shown = graph.op("Concat", start, last, axis=0)
     model = _Model(
         graph,
         arch,
         weights,
         shifted=(graph.slice(cos, start, end, 0), graph.slice(sin, start, end, 0)),
         based=(graph.slice(cos, first, last, 0), graph.slice(sin, first, last, 0)),
-        causal=graph.weight("causal_mask", np.tile(causal, (arch.heads // arch.kv_heads, 1))),
+        causal=graph.op("Concat", graph.op("Expand", graph.scalar(0.0), shown), causal, axis=0),
     )
 
     hidden = _embed(graph, x, time, arch, weights)
     for index in range(arch.layers):
         with graph.scope(f"layer{index}"):
-            which = graph.integer(index)
-            key = graph.op("Gather", context_key, which, axis=0)
-            value = graph.op("Gather", context_value, which, axis=0)
-            hidden = _mlp(model, _attention(model, hidden, index, key, value), index)
+            hidden = _mlp(model, _attention(model, hidden, index, *context[index]), index)
     norm = weights.read("model.vlm_with_expert.lm_expert.norm.weight", (d,))
     velocity = graph.linear(
         graph.rms_norm(hidden, "norm", norm, arch.rms_eps),
@@ -110,7 +108,7 @@ def _embed(graph: Graph, x: str, time: str, arch: Architecture, weights: SafeTen
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Model:
     """What every layer shares. `shifted` and `based` are (cos, sin) from the end of the prefix and
-    from 0, `causal` the mask among actions.
+    from 0, `causal` the mask `[s + chunk, chunk]` of prefix and actions.
     """
 
     graph: Graph
@@ -132,24 +130,15 @@ def _attention(model: _Model, x: str, index: int, key: str, value: str) -> str:
         weight = weights.read(f"{_LAYERS}{index}.self_attn.{name}.weight", (rows, columns))
         return graph.linear(source, name, weight * np.float32(scale) if scale != 1.0 else weight)
 
-    def rotated(source: str, count: int) -> str:
-        cos, sin = model.based if cross else model.shifted
-        return rope(graph, split_heads(graph, source, count, head_dim), cos, sin)
-
     weight = weights.read(f"{_LAYERS}{index}.input_layernorm.weight", (d,))
     normed = graph.rms_norm(x, "input_layernorm", weight, arch.rms_eps)
-    query = rotated(linear(normed, "q_proj", width, d, head_dim**-0.5), heads)
-    grouped = graph.op("Reshape", query, graph.integers([kv_heads, -1, head_dim]))
-    scores = graph.op("MatMul", grouped, graph.op("Transpose", key, perm=[0, 2, 1]))
+    angles = model.based if cross else model.shifted
+    query = graph.rope(linear(normed, "q_proj", width, d, head_dim**-0.5), *angles)
     if not cross:
-        own = rotated(linear(normed, "k_proj", kv_width, d), kv_heads)
-        own_scores = graph.op("MatMul", grouped, graph.op("Transpose", own, perm=[0, 2, 1]))
-        scores = graph.op("Concat", scores, graph.op("Add", own_scores, model.causal), axis=-1)
-        own_value = split_heads(graph, linear(normed, "v_proj", kv_width, d), kv_heads, head_dim)
-        value = graph.op("Concat", value, own_value, axis=1)
-    attended = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), value)
-    attended = graph.op("Reshape", attended, graph.integers([heads, -1, head_dim]))
-    y: str = graph.op("Add", x, linear(merge_heads(graph, attended, width), "o_proj", d, width))
+        key = graph.op("Concat", key, graph.rope(linear(normed, "k_proj", kv_width, d), *angles), axis=0)
+        value = graph.op("Concat", value, linear(normed, "v_proj", kv_width, d), axis=0)
+    attended = graph.attention(query, key, value, None if cross else model.causal)
+    y: str = graph.op("Add", x, linear(attended, "o_proj", d, width))
     return y
 
 

@@ -1,14 +1,14 @@
 """A small aid to write an ONNX graph node by node, so that every operator of a block is chosen and
 legible.
 
-Only operators of the default ONNX domain (opset 20) are emitted, as plain as converters and old
-runtimes like them. Matrices are row-major activations times `[in, out]` weights.
+Operators of the default ONNX domain (opset 20), as plain as converters and old runtimes like them,
+and calls of the functions of vlad.build.functions, which the file itself defines in those. Matrices
+are row-major activations times `[in, out]` weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from vlad.build.functions import DOMAIN, VERSION, Heads, function
 from vlad.errors import BundleError
 from vlad.manifest import Value
 
@@ -29,8 +30,10 @@ Array = NDArray[np.float32]
 class Graph:
     """One block under construction. Values are named by strings, as in ONNX itself."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, heads: Heads) -> None:
         self.name = name
+        self._heads = heads
+        self._functions: set[str] = set()
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
@@ -103,6 +106,22 @@ class Graph:
             self._constants[name] = numpy_helper.from_array(np.array(value, np.float32), name)
         return name
 
+    def call(self, name: str, *inputs: str, **attributes: int) -> str:
+        """Append one call of a function. Returns its output."""
+        self._functions.add(name)
+        y: str = self.op(name, *inputs, domain=DOMAIN, **attributes)
+        return y
+
+    def attention(self, q: str, k: str, v: str, mask: str | None = None) -> str:
+        """Attention `[n, heads * head_dim]`, the scale being in `q`; `mask` is additive, `[s, n]`."""
+        masked = () if mask is None else (mask,)
+        name = "Attention" if mask is None else "MaskedAttention"
+        return self.call(name, q, k, v, *masked, heads=self._heads.query, kv_heads=self._heads.key)
+
+    def rope(self, x: str, cos: str, sin: str) -> str:
+        """Turn `x` `[n, heads * 2 * half]` by the angles of `cos` and `sin` `[n, half]`."""
+        return self.call("Rope", x, cos, sin)
+
     def linear(self, x: str, name: str, weight: Array, bias: Array | None = None) -> str:
         """`x @ weight.T + bias` for a weight in PyTorch's `[out, in]` layout."""
         y: str = self.op("MatMul", x, self.weight(f"{name}.weight", weight.T))
@@ -146,10 +165,8 @@ class Graph:
         """Declared outputs."""
         return [_value(info) for info in self._outputs]
 
-    def save(self, path: Path) -> None:
-        """Write the checked model to `path`. Raises BundleError for a block that one ONNX file
-        cannot hold.
-        """
+    def model(self) -> onnx.ModelProto:
+        """The checked model. Raises BundleError for a block that one ONNX file cannot hold."""
         if self._weight_bytes > _PROTOBUF_LIMIT:
             raise BundleError(
                 f"block {self.name}: {self._weight_bytes} bytes of float32 weights exceed the 2 GB of one ONNX file"
@@ -157,12 +174,13 @@ class Graph:
         body = helper.make_graph(self._nodes, self.name, self._inputs, self._outputs, list(self._constants.values()))
         model = helper.make_model(
             body,
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, VERSION)],
+            functions=[function(name, self._heads) for name in sorted(self._functions)],
             ir_version=IR_VERSION,
             producer_name="vlad",
         )
         onnx.checker.check_model(model, full_check=False)
-        path.write_bytes(model.SerializeToString())
+        return model
 
 
 def _value(info: onnx.ValueInfoProto) -> Value:
@@ -181,25 +199,3 @@ def rope_tables(head_dim: int, positions: int, wavelength: float = 10_000.0) -> 
     timescale = np.power(np.float32(wavelength), exponents, dtype=np.float32)
     radians = np.arange(positions, dtype=np.float32)[:, None] / timescale
     return np.cos(radians, dtype=np.float32), np.sin(radians, dtype=np.float32)
-
-
-def rope(graph: Graph, x: str, cos: str, sin: str) -> str:
-    """Rotate `x` `[heads, n, 2 * half]` by `[n, half]`: (x1 cos - x2 sin, x2 cos + x1 sin)."""
-    x1, x2 = graph.op("Split", x, outputs=2, axis=-1, num_outputs=2)
-    left = graph.op("Sub", graph.op("Mul", x1, cos), graph.op("Mul", x2, sin))
-    right = graph.op("Add", graph.op("Mul", x2, cos), graph.op("Mul", x1, sin))
-    rotated: str = graph.op("Concat", left, right, axis=-1)
-    return rotated
-
-
-def split_heads(graph: Graph, x: str, heads: int, head_dim: int) -> str:
-    """`[n, heads * head_dim]` to `[heads, n, head_dim]`."""
-    folded = graph.op("Reshape", x, graph.integers([-1, heads, head_dim]))
-    y: str = graph.op("Transpose", folded, perm=[1, 0, 2])
-    return y
-
-
-def merge_heads(graph: Graph, x: str, width: int) -> str:
-    """`[heads, n, head_dim]` to `[n, heads * head_dim]`."""
-    y: str = graph.op("Reshape", graph.op("Transpose", x, perm=[1, 0, 2]), graph.integers([-1, width]))
-    return y

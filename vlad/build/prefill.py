@@ -1,11 +1,14 @@
 """Block `prefill`: image tokens, task tokens and state to the keys and values of every language
 layer.
 
-    tokens      float32 [n, hidden]               image then task tokens, already scaled; n may be 0
-    state       float32 [1, max_state_dim]        normalised and zero padded
-    past_key    float32 [layers, kv_heads, past, head_dim]   of a prefix already computed,
-    past_value  float32 [layers, kv_heads, past, head_dim]   or past = 0
- -> key, value  float32 [layers, kv_heads, n + 1, head_dim]  of tokens and state, keys rotated
+    tokens          float32 [n, hidden]          image then task tokens, already scaled; n may be 0
+    state           float32 [1, max_state_dim]   normalised and zero padded
+    past_key<i>     float32 [past, width]        of layer i, but the last one, of a prefix already
+    past_value<i>   float32 [past, width]        computed, or past = 0
+ -> key<i>, value<i>   float32 [n + 1, width]    of each layer, of tokens and state, keys rotated
+
+width = kv_heads * head_dim. A layer's keys and values are inputs and outputs of their own, so that
+nothing is copied to take them apart or to join them.
 
 The state token is last. Image and task tokens see each other and the past; only the state token
 sees itself, which is LeRobot's mask. So a fresh state on known images costs one token: n = 0, past
@@ -21,7 +24,8 @@ import dataclasses
 import numpy as np
 
 from vlad.build.architecture import Architecture
-from vlad.build.graph import Graph, merge_heads, rope, rope_tables, split_heads
+from vlad.build.functions import Heads
+from vlad.build.graph import Graph, rope_tables
 from vlad.build.safetensors import SafeTensors
 
 _LAYERS = "model.vlm_with_expert.vlm.model.text_model.layers."
@@ -30,13 +34,15 @@ _HIDDEN = -1.0e30
 
 def build_prefill(arch: Architecture, weights: SafeTensors) -> Graph:
     """The graph of the block. Raises BundleError for weights that do not fit the architecture."""
-    graph = Graph("prefill")
+    graph = Graph("prefill", Heads(arch.heads, arch.kv_heads, arch.head_dim))
     width = arch.max_state_dim
-    past_shape: list[int | str] = [arch.layers, arch.kv_heads, "past", arch.head_dim]
+    kv_width = arch.kv_heads * arch.head_dim
     tokens = graph.input("tokens", ["n", arch.hidden])
     state = graph.input("state", [1, width])
-    past_key = graph.input("past_key", past_shape)
-    past_value = graph.input("past_value", past_shape)
+    past = [
+        (graph.input(f"past_key{i}", ["past", kv_width]), graph.input(f"past_value{i}", ["past", kv_width]))
+        for i in range(arch.layers - 1)
+    ]
 
     embedded = graph.linear(
         state,
@@ -45,30 +51,19 @@ def build_prefill(arch: Architecture, weights: SafeTensors) -> Graph:
         weights.read("model.state_proj.bias", (arch.hidden,)),
     )
     x = graph.op("Concat", tokens, embedded, axis=0)
-    start = graph.dimension(past_key, 2)
+    start = graph.dimension(past[0][0], 0) if past else graph.integers([0])
     new = graph.dimension(x, 0)
     total = graph.op("Add", start, new)
     cos, sin = (
         graph.slice(graph.weight(name, table), start, total, 0)
         for name, table in zip(("rope_cos", "rope_sin"), rope_tables(arch.head_dim, arch.max_prefix), strict=True)
     )
-    mask = _mask(graph, new, total, arch.heads // arch.kv_heads)
-
-    def past_of(index: int, which: str) -> str:
-        y: str = graph.op("Gather", which, graph.integer(index), axis=0)
-        return y
-
-    model = _Model(graph, arch, weights, cos, sin, mask)
-    keys, values = [], []
+    model = _Model(graph, arch, weights, cos, sin, _mask(graph, new, total))
     for index in range(arch.layers):
         with graph.scope(f"layer{index}"):
-            past = past_of(index, past_key), past_of(index, past_value)
-            x, key, value = _layer(model, x, index, *past)
-        keys.append(graph.op("Unsqueeze", key, graph.integers([0])))
-        values.append(graph.op("Unsqueeze", value, graph.integers([0])))
-    out: list[int | str] = [arch.layers, arch.kv_heads, "n_and_state", arch.head_dim]
-    graph.output(graph.op("Concat", *keys, axis=0), "key", out)
-    graph.output(graph.op("Concat", *values, axis=0), "value", out)
+            x, key, value = _layer(model, x, index, past[index] if index < len(past) else None)
+        graph.output(key, f"key{index}", ["n_and_state", kv_width])
+        graph.output(value, f"value{index}", ["n_and_state", kv_width])
 
     last = f"{_LAYERS}{arch.layers - 1}."
     dead: tuple[str, ...] = ("self_attn.q_proj", "self_attn.o_proj", "post_attention_layernorm")
@@ -85,20 +80,20 @@ def prefill_flops(arch: Architecture, n: int) -> int:
     return (arch.layers - 1) * (layer + attention) + 4 * n * d * kv
 
 
-def _mask(graph: Graph, new: str, total: str, group: int) -> str:
-    """Additive mask `[group * new, total]`: the last column is hidden from all rows but the last
-    one.
-    """
+def _mask(graph: Graph, new: str, total: str) -> str:
+    """Additive mask `[total, new]`: the last key is hidden from all queries but the last one."""
     zero, one = graph.integer(0), graph.integer(1)
-    rows = graph.op("Range", zero, graph.op("Squeeze", new), one)
-    columns = graph.op("Range", zero, graph.op("Squeeze", total), one)
-    last_row = graph.op("Sub", new, graph.integers([1]))
-    last_column = graph.op("Sub", total, graph.integers([1]))
-    early = graph.op("Unsqueeze", graph.op("Less", rows, last_row), graph.integers([1]))
-    newest = graph.op("Unsqueeze", graph.op("Equal", columns, last_column), graph.integers([0]))
-    mask = graph.op("Where", graph.op("And", early, newest), graph.scalar(_HIDDEN), graph.scalar(0.0))
-    tiled: str = graph.op("Tile", mask, graph.integers([group, 1]))
-    return tiled
+    keys = graph.op("Range", zero, graph.op("Squeeze", total), one)
+    queries = graph.op("Range", zero, graph.op("Squeeze", new), one)
+    newest = graph.op("Equal", keys, graph.op("Sub", total, graph.integers([1])))
+    early = graph.op("Less", queries, graph.op("Sub", new, graph.integers([1])))
+    hidden = graph.op(
+        "And",
+        graph.op("Unsqueeze", newest, graph.integers([1])),
+        graph.op("Unsqueeze", early, graph.integers([0])),
+    )
+    mask: str = graph.op("Where", hidden, graph.scalar(_HIDDEN), graph.scalar(0.0))
+    return mask
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,7 +108,7 @@ class _Model:
     mask: str
 
 
-def _layer(model: _Model, x: str, index: int, past_key: str, past_value: str) -> tuple[str, str, str]:
+def _layer(model: _Model, x: str, index: int, past: tuple[str, str] | None) -> tuple[str, str, str]:
     """One language layer: its output, new keys and new values; the last one's output is dead."""
     graph, arch, weights = model.graph, model.arch, model.weights
     d, head_dim, heads, kv_heads = arch.hidden, arch.head_dim, arch.heads, arch.kv_heads
@@ -127,24 +122,17 @@ def _layer(model: _Model, x: str, index: int, past_key: str, past_value: str) ->
     def norm(value: str, name: str) -> str:
         return graph.rms_norm(value, name, weights.read(f"{key_of}{name}.weight", (d,)), arch.rms_eps)
 
-    def rotated(value: str, count: int) -> str:
-        return rope(graph, split_heads(graph, value, count, head_dim), model.cos, model.sin)
-
     normed = norm(x, "input_layernorm")
-    key = rotated(linear(normed, "self_attn.k_proj", kv_width, d), kv_heads)
-    value = split_heads(graph, linear(normed, "self_attn.v_proj", kv_width, d), kv_heads, head_dim)
-    if index == arch.layers - 1:
+    key = graph.rope(linear(normed, "self_attn.k_proj", kv_width, d), model.cos, model.sin)
+    value = linear(normed, "self_attn.v_proj", kv_width, d)
+    if past is None:
         return x, key, value
 
-    query = rotated(linear(normed, "self_attn.q_proj", width, d, head_dim**-0.5), heads)
-    grouped = graph.op("Reshape", query, graph.integers([kv_heads, -1, head_dim]))
-    all_keys = graph.op("Concat", past_key, key, axis=1)
-    all_values = graph.op("Concat", past_value, value, axis=1)
-    scores = graph.op("MatMul", grouped, graph.op("Transpose", all_keys, perm=[0, 2, 1]))
-    probabilities = graph.op("Softmax", graph.op("Add", scores, model.mask), axis=-1)
-    attended = graph.op("MatMul", probabilities, all_values)
-    attended = graph.op("Reshape", attended, graph.integers([heads, -1, head_dim]))
-    x = graph.op("Add", x, linear(merge_heads(graph, attended, width), "self_attn.o_proj", d, width))
+    query = graph.rope(linear(normed, "self_attn.q_proj", width, d, head_dim**-0.5), model.cos, model.sin)
+    keys = graph.op("Concat", past[0], key, axis=0)
+    values = graph.op("Concat", past[1], value, axis=0)
+    attended = graph.attention(query, keys, values, model.mask)
+    x = graph.op("Add", x, linear(attended, "self_attn.o_proj", d, width))
 
     normed = norm(x, "post_attention_layernorm")
     gate = graph.silu(linear(normed, "mlp.gate_proj", arch.mlp, d))

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlad.build.architecture import Architecture
-from vlad.build.graph import Graph, merge_heads
+from vlad.build.functions import Heads
+from vlad.build.graph import Graph
 from vlad.build.safetensors import SafeTensors
 from vlad.errors import BundleError
 
@@ -46,8 +47,8 @@ def position_ids(patches: int, side: int, formula: str) -> NDArray[np.int64]:
 
 def build_vision(arch: Architecture, weights: SafeTensors, formula: str) -> Graph:
     """The graph of the block. Raises BundleError for weights that do not fit the architecture."""
-    graph = Graph("vision")
     patches, hidden = arch.image_side // arch.patch, arch.vision_hidden
+    graph = Graph("vision", Heads(arch.vision_heads, arch.vision_heads, hidden // arch.vision_heads))
     image = graph.input("image", [1, 3, arch.image_side, arch.image_side])
 
     kernel = weights.read(f"{_VISION}embeddings.patch_embedding.weight")
@@ -89,25 +90,20 @@ def _layer_norm(graph: Graph, x: str, arch: Architecture, weights: SafeTensors, 
 
 
 def _layer(graph: Graph, x: str, arch: Architecture, weights: SafeTensors, key: str) -> str:
-    d, heads = arch.vision_hidden, arch.vision_heads
-    head_dim = d // heads
+    d = arch.vision_hidden
+    scale = (d // arch.vision_heads) ** -0.5
 
     def linear(value: str, name: str, rows: int, columns: int, scale: float = 1.0) -> str:
         weight = weights.read(f"{key}{name}.weight", (rows, columns)) * np.float32(scale)
         bias = weights.read(f"{key}{name}.bias", (rows,)) * np.float32(scale)
         return graph.linear(value, name, weight, bias)
 
-    def heads_of(value: str, perm: list[int]) -> str:
-        folded = graph.op("Reshape", value, graph.integers([-1, heads, head_dim]))
-        y: str = graph.op("Transpose", folded, perm=perm)
-        return y
-
     normed = _layer_norm(graph, x, arch, weights, f"{key}layer_norm1")
-    query = heads_of(linear(normed, "self_attn.q_proj", d, d, head_dim**-0.5), [1, 0, 2])
-    key_t = heads_of(linear(normed, "self_attn.k_proj", d, d), [1, 2, 0])
-    value = heads_of(linear(normed, "self_attn.v_proj", d, d), [1, 0, 2])
-    probabilities = graph.op("Softmax", graph.op("MatMul", query, key_t), axis=-1)
-    attended = merge_heads(graph, graph.op("MatMul", probabilities, value), d)
+    attended = graph.attention(
+        linear(normed, "self_attn.q_proj", d, d, scale),
+        linear(normed, "self_attn.k_proj", d, d),
+        linear(normed, "self_attn.v_proj", d, d),
+    )
     x = graph.op("Add", x, linear(attended, "self_attn.out_proj", d, d))
 
     normed = _layer_norm(graph, x, arch, weights, f"{key}layer_norm2")

@@ -1,0 +1,145 @@
+"""The functions of domain `vlad` that block graphs call, each in plain ONNX.
+
+A call is one node. Where the runtime has a kernel of that name (csrc/fused/fused_ops.c) it runs the
+kernel; everywhere else, and in any converter after `onnx.inliner`, the function is what is computed.
+The body is also the kernel's definition, rounding included.
+
+    Attention        (q [n, heads * d], k [s, kv_heads * d], v as k) -> as q
+    MaskedAttention  the same with mask [s, n], added to the scores of each head
+    Rope             (x [n, heads * 2 * half], cos [n, half], sin [n, half]) -> as x
+    Linear           (x [m, k], w bfloat16 [n, k], bias [n]) -> x w^T + bias [m, n]
+    LinearGelu, LinearSilu   of which GELU (tanh) or SiLU is taken
+
+The scale of attention is in q already; query head h sees head h * kv_heads / heads of k and v.
+`AttentionBfloat16` and `MaskedAttentionBfloat16` round q, k, v and the unnormalised weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+DOMAIN = "vlad"
+VERSION = 1
+BFLOAT16 = "Bfloat16"
+_OPSETS = [helper.make_opsetid("", 20)]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Heads:
+    """How the columns of q, k and v divide: `query` and `key` heads of `size`."""
+
+    query: int
+    key: int
+    size: int
+
+
+class _Body:
+    """Nodes of one function."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+
+    def op(self, kind: str, *inputs: str, result: str | None = None, outputs: int = 1, **attributes: Any) -> Any:
+        names = [result or f"{kind}_{len(self.nodes)}_{i}" for i in range(outputs)]
+        self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
+        return names[0] if outputs == 1 else names
+
+    def integers(self, *values: int) -> str:
+        made: str = self.op("Constant", value=numpy_helper.from_array(np.array(values, np.int64)))
+        return made
+
+    def rounded(self, x: str) -> str:
+        """`x` as bfloat16 holds it."""
+        made: str = self.op("Cast", self.op("Cast", x, to=TensorProto.BFLOAT16), to=TensorProto.FLOAT)
+        return made
+
+
+def function(name: str, heads: Heads | None) -> onnx.FunctionProto:
+    """The definition of a function by name. `heads` is that of the block, for attention."""
+    body = _Body()
+    if "Attention" in name:
+        if heads is None:
+            raise ValueError(f"{name} needs the heads of its block")
+        inputs = ["q", "k", "v"] + (["mask"] if name.startswith("Masked") else [])
+        _attention(body, heads, masked=name.startswith("Masked"), rounded=name.endswith(BFLOAT16))
+        attributes = ["heads", "kv_heads"]
+    elif name == "Rope":
+        if heads is None:
+            raise ValueError(f"{name} needs the heads of its block")
+        inputs, attributes = ["x", "cos", "sin"], []
+        _rope(body, heads)
+    elif name in ("Linear", "LinearGelu", "LinearSilu"):
+        inputs, attributes = ["x", "w", "bias"], []
+        _linear(body, name.removeprefix("Linear"))
+    else:
+        raise ValueError(f"no function {name!r}")
+    made = helper.make_function(DOMAIN, name, inputs, ["y"], body.nodes, _OPSETS, attributes)
+    if heads is not None:
+        made.doc_string = f"{heads.query} query heads, {heads.key} key heads of {heads.size}"
+    return made
+
+
+def heads_of(definition: onnx.FunctionProto) -> Heads:
+    """The heads that a definition was made for."""
+    numbers = [int(word) for word in definition.doc_string.split() if word.isdigit()]
+    return Heads(*numbers)
+
+
+def _attention(body: _Body, heads: Heads, *, masked: bool, rounded: bool) -> None:
+    def split(x: str, count: int, perm: list[int]) -> str:
+        shaped = body.op("Reshape", body.rounded(x) if rounded else x, body.integers(-1, count, heads.size))
+        y: str = body.op("Transpose", shaped, perm=perm)
+        return y
+
+    group = heads.query // heads.key
+    query = split("q", heads.query, [1, 0, 2])
+    if group > 1:
+        query = body.op("Reshape", query, body.integers(heads.key, -1, heads.size))
+    scores = body.op("MatMul", query, split("k", heads.key, [1, 2, 0]))
+    if masked:
+        mask = body.op("Transpose", "mask", perm=[1, 0])
+        if group > 1:
+            mask = body.op("Tile", mask, body.integers(group, 1))
+        scores = body.op("Add", scores, mask)
+    value = split("v", heads.key, [1, 0, 2])
+    if rounded:
+        highest = body.op("ReduceMax", scores, body.integers(-1), keepdims=1)
+        weights = body.op("Exp", body.op("Sub", scores, highest))
+        total = body.op("ReduceSum", weights, body.integers(-1), keepdims=1)
+        attended = body.op("Div", body.op("MatMul", body.rounded(weights), value), total)
+    else:
+        attended = body.op("MatMul", body.op("Softmax", scores, axis=-1), value)
+    if group > 1:
+        attended = body.op("Reshape", attended, body.integers(heads.query, -1, heads.size))
+    merged = body.op("Transpose", attended, perm=[1, 0, 2])
+    body.op("Reshape", merged, body.integers(-1, heads.query * heads.size), result="y")
+
+
+def _rope(body: _Body, heads: Heads) -> None:
+    """(x1 cos - x2 sin, x2 cos + x1 sin) of the halves of each head."""
+    split = body.op("Reshape", "x", body.integers(0, -1, heads.size))
+    left, right = body.op("Split", split, outputs=2, axis=-1, num_outputs=2)
+    cos = body.op("Unsqueeze", "cos", body.integers(1))
+    sin = body.op("Unsqueeze", "sin", body.integers(1))
+    first = body.op("Sub", body.op("Mul", left, cos), body.op("Mul", right, sin))
+    second = body.op("Add", body.op("Mul", right, cos), body.op("Mul", left, sin))
+    joined = body.op("Concat", first, second, axis=-1)
+    shape = body.op("Shape", "x")
+    body.op("Reshape", joined, shape, result="y")
+
+
+def _linear(body: _Body, activation: str) -> None:
+    weight = body.op("Transpose", body.op("Cast", "w", to=TensorProto.FLOAT), perm=[1, 0])
+    product = body.op("MatMul", body.rounded("x"), weight)
+    if activation == "Gelu":
+        body.op("Gelu", body.op("Add", product, "bias"), result="y", approximate="tanh")
+    elif activation == "Silu":
+        y = body.op("Add", product, "bias")
+        body.op("Mul", y, body.op("Sigmoid", y), result="y")
+    else:
+        body.op("Add", product, "bias", result="y")
