@@ -20,6 +20,10 @@ MAINS = {"safe_stop.c"}
 CORE = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("*.c") if p.name not in MAINS)
 HEADERS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").glob("*.h"))
 SAFE_STOP = "vlad/_native/vlad-safe-stop"
+FUSED = "vlad/_native/vlad-fused.so"  # operators for ONNX Runtime
+FUSED_SOURCES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc/fused").glob("*.c"))
+FUSED_HEADERS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc/fused").glob("*.h"))
+AMX = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
 
 DEBUG = os.environ.get("VLAD_DEBUG") == "1"
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion"]
@@ -55,14 +59,29 @@ class BuildNative(build_ext):
                 main, str(Path(self.build_lib) / SAFE_STOP), libraries=["vladcore"],
                 library_dirs=[self.build_temp], extra_postargs=LINK,
             )
+        self.build_fused()
         super().build_extensions()
+
+    def build_fused(self) -> None:
+        """The operators; those that need AMX where the compiler's target may have it."""
+        x86 = platform.machine() == "x86_64"
+        objects = []
+        for source in FUSED_SOURCES:
+            if not source.endswith("_amx.c") or x86:
+                objects += self.compiler.compile(
+                    [source], output_dir=self.build_temp, depends=FUSED_HEADERS,
+                    extra_postargs=[*FLAGS, "-O3", "-fvisibility=hidden", *WARNINGS,
+                                    *(AMX if source.endswith("_amx.c") else [])],
+                )
+        self.compiler.link_shared_object(objects, str(Path(self.build_lib) / FUSED), extra_postargs=LINK)
 
     def copy_extensions_to_source(self) -> None:
         """What --inplace does with extensions, for the program too."""
         super().copy_extensions_to_source()
-        built = Path(self.build_lib) / SAFE_STOP
-        if built.exists():
-            self.copy_file(str(built), str(ROOT / SAFE_STOP))
+        for name in (SAFE_STOP, FUSED):
+            built = Path(self.build_lib) / name
+            if built.exists():
+                self.copy_file(str(built), str(ROOT / name))
 
 
 setup(

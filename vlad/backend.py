@@ -7,6 +7,7 @@ proved, not assumed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -19,6 +20,10 @@ from vlad.manifest import Block, Value
 from vlad.onnx_parts import refuse_external_data
 
 CPU_PROVIDER = "CPUExecutionProvider"
+FUSED = Path(__file__).with_name("_native") / "vlad-fused.so"
+"""Operators of our own for ONNX Runtime (csrc/fused): those of them that this processor can run take
+the place of the functions of the same name in a block, which compute the same without it.
+"""
 Arrays = Mapping[str, NDArray[np.float32]]
 
 
@@ -68,6 +73,8 @@ def session_options(name: str, threads: Threads) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads.spinning else "0")
     if threads.affinity is not None and threads.count > 1:
         options.add_session_config_entry("session.intra_op_thread_affinities", _affinities(name, threads))
+    if FUSED.exists():
+        options.register_custom_ops_library(str(FUSED))
     return options
 
 

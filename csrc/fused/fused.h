@@ -1,0 +1,56 @@
+/* fused.h: products and attention in bfloat16 on AMX tiles, for ONNX Runtime (fused_ops.c).
+ *
+ * float32 in and out; factors are rounded to bfloat16, sums are float32. Pure but for scratch
+ * memory that each thread keeps (scratch.c). Sizes may be anything above 0. */
+#ifndef VLAD_FUSED_H
+#define VLAD_FUSED_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Runs task(data, 0 .. count - 1) in any order on any threads and returns when all are done. */
+struct vlad_pool {
+    void (*run)(void *self, void (*task)(void *data, size_t index), size_t count, void *data);
+    void *self;
+};
+
+enum vlad_activation { VLAD_ACTIVATION_NONE, VLAD_ACTIVATION_GELU_TANH, VLAD_ACTIVATION_SILU };
+
+/* y[m][n] = activation(x[m][k] w[n][k]^T + bias[n]); w is bfloat16, bias may be NULL. */
+struct vlad_linear {
+    const float *x;
+    const uint16_t *w;
+    const float *bias;
+    float *y;
+    size_t m, n, k;
+    enum vlad_activation activation;
+};
+
+/* y[i] = softmax over j of (q[i] . k[j] + mask[j][i]) times v[j], head by head. q and y are
+ * [n][heads * head_dim], k and v [s][kv_heads * head_dim]; query head h uses head
+ * h * kv_heads / heads of k and v. mask may be NULL. The scale is in q already. */
+struct vlad_attention {
+    const float *q, *k, *v, *mask;
+    float *y;
+    size_t n, s, heads, kv_heads, head_dim;
+};
+
+/* True where this processor has AMX bfloat16 and the kernel lets this process use it; asks for the
+ * right to, once for all threads. */
+bool vlad_amx_allowed(void);
+
+/* Both false when out of memory. */
+bool vlad_linear_amx(const struct vlad_linear *job, const struct vlad_pool *pool);
+bool vlad_attention_amx(const struct vlad_attention *job, const struct vlad_pool *pool);
+
+/* float32 throughout, on any processor: x [n][heads * 2 * half] turned by the angles of cos and sin [n][half], head by head. */
+void vlad_rope(const float *x, const float *cosine, const float *sine, float *y, size_t n, size_t heads, size_t half);
+
+enum vlad_scratch { VLAD_SCRATCH_SHARED, VLAD_SCRATCH_OWN, VLAD_SCRATCH_COUNT };
+
+/* At least `bytes` of this thread's memory, aligned to 64, until the next call with the same
+ * `which`; freed when the thread ends. NULL when out of memory. */
+void *vlad_scratch(enum vlad_scratch which, size_t bytes);
+
+#endif

@@ -1,0 +1,151 @@
+"""The operators of csrc/fused against float64, and against the functions that define them.
+
+Each is run as a model of one call, with the library and without it: without it ONNX Runtime computes
+the function's body.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from vlad.backend import FUSED
+from vlad.build.bfloat16 import rounded
+from vlad.build.functions import DOMAIN, Heads, function
+
+F64 = NDArray[np.float64]
+SIZES = st.integers(1, 70)
+SEEDS = st.integers(0, 2**32 - 1)
+HEADS = st.builds(
+    lambda keys, group, size: Heads(keys * group, keys, size),
+    st.integers(1, 3), st.integers(1, 3), st.sampled_from([1, 8, 24, 64, 70]),
+)  # fmt: skip
+LINEAR = ("Linear", "LinearGelu", "LinearSilu")
+
+
+def session(name: str, inputs: dict[str, np.ndarray], heads: Heads | None, *, fused: bool, threads: int = 1) -> Any:
+    constants, declared = [], []
+    for key, value in inputs.items():
+        if key == "w":
+            constants.append(helper.make_tensor(key, TensorProto.BFLOAT16, value.shape, value.tobytes(), raw=True))
+        else:
+            declared.append(helper.make_tensor_value_info(key, TensorProto.FLOAT, value.shape))
+    attributes = {"heads": heads.query, "kv_heads": heads.key} if heads is not None and "Attention" in name else {}
+    node = helper.make_node(name, list(inputs), ["y"], domain=DOMAIN, **attributes)
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, None])
+    model = helper.make_model(
+        helper.make_graph([node], "one", declared, [output], constants),
+        opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)],
+        functions=[function(name, heads)],
+        ir_version=9,
+    )
+    onnx.checker.check_model(model)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if fused:
+        options.register_custom_ops_library(str(FUSED))
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def compute(name: str, inputs: dict[str, np.ndarray], heads: Heads | None = None, **how: Any) -> np.ndarray:
+    loaded = session(name, inputs, heads, **how)
+    made: np.ndarray = loaded.run(None, {key: value for key, value in inputs.items() if key != "w"})[0]
+    return made
+
+
+def of_bits(bits: NDArray[np.uint16]) -> F64:
+    return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+
+
+def as_bfloat16(x: np.ndarray) -> F64:
+    return of_bits(rounded(x.astype(np.float32)))
+
+
+def activated(name: str, x: F64) -> F64:
+    if name == "LinearGelu":
+        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    return x / (1 + np.exp(-x)) if name == "LinearSilu" else x
+
+
+def attended(q: F64, k: F64, v: F64, mask: F64, heads: Heads) -> F64:
+    made = np.empty_like(q)
+    for head in range(heads.query):
+        own = slice(head * heads.size, (head + 1) * heads.size)
+        theirs = head * heads.key // heads.query
+        of = slice(theirs * heads.size, (theirs + 1) * heads.size)
+        scores = q[:, own] @ k[:, of].T + mask.T
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+        made[:, own] = weights @ v[:, of] / weights.sum(axis=1, keepdims=True)
+    return made
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(LINEAR), st.tuples(SIZES, SIZES, st.integers(1, 200)), SEEDS, st.sampled_from([1, 2]))
+def test_linear(name: str, sizes: tuple[int, int, int], seed: int, threads: int) -> None:
+    m, n, k = sizes
+    generator = np.random.default_rng(seed)
+    x = generator.standard_normal((m, k), dtype=np.float32) * np.float32(generator.choice([0.01, 1, 30]))
+    w = rounded(generator.standard_normal((n, k), dtype=np.float32) / np.sqrt(k))
+    bias = generator.standard_normal(n, dtype=np.float32)
+    found = compute(name, {"x": x, "w": w, "bias": bias}, fused=True, threads=threads)
+    expected = activated(name, as_bfloat16(x) @ of_bits(w).T + bias)
+    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=3e-6 * (1 + np.abs(x).max()))
+    defined = compute(name, {"x": x, "w": w, "bias": bias}, fused=False)
+    np.testing.assert_allclose(defined, expected, rtol=2e-5, atol=3e-6 * (1 + np.abs(x).max()))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.tuples(SIZES, SIZES), HEADS, st.booleans(), SEEDS)
+def test_attention(sizes: tuple[int, int], heads: Heads, masked: bool, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    (n, s), size = sizes, heads.size
+    q = generator.standard_normal((n, heads.query * size), dtype=np.float32)
+    k, v = (generator.standard_normal((s, heads.key * size), dtype=np.float32) for _ in range(2))
+    mask = np.where(generator.random((s, n)) < 0.3, np.float32(-1e30), np.float32(0))
+    mask[generator.integers(s)] = 0  # each query sees a key
+    inputs = {"q": q, "k": k, "v": v} | ({"mask": mask} if masked else {})
+    exact = attended(*(value.astype(np.float64) for value in (q, k, v)), mask * masked, heads)
+    near = attended(*(as_bfloat16(value) for value in (q, k, v)), mask * masked, heads)
+    prefix = "Masked" if masked else ""
+    assert np.abs(compute(f"{prefix}Attention", inputs, heads, fused=False) - exact).max() < 1e-4
+    for fused in (True, False):  # weights are at most 1 and rounded to 8 bits, their sum is not
+        found = compute(f"{prefix}AttentionBfloat16", inputs, heads, fused=fused)
+        assert np.abs(found - near).max() < 4e-3 * np.abs(v).max()
+
+
+@settings(max_examples=30, deadline=None)
+@given(SIZES, st.integers(1, 5), st.integers(1, 40), SEEDS)
+def test_rope(n: int, heads: int, half: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    x = generator.standard_normal((n, heads * 2 * half), dtype=np.float32)
+    angle = generator.uniform(0, 6.3, (n, half))
+    cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+    left, right = np.split(x.reshape(n, heads, 2 * half), 2, axis=-1)
+    c, s = cos[:, None], sin[:, None]
+    expected = np.concatenate([left * c - right * s, right * c + left * s], axis=-1).reshape(n, -1)
+    for fused in (True, False):
+        found = compute("Rope", {"x": x, "cos": cos, "sin": sin}, Heads(heads, heads, 2 * half), fused=fused)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_inputs_that_do_not_fit_are_refused(fused: bool) -> None:
+    x, cos = np.zeros((3, 8), np.float32), np.zeros((2, 2), np.float32)
+    with pytest.raises(Exception, match=r"do not fit|Incompatible"):
+        compute("Rope", {"x": x, "cos": cos, "sin": cos}, Heads(2, 2, 4), fused=fused)
+
+
+def test_the_library_refuses_what_does_not_fit() -> None:
+    x, bias = np.zeros((3, 8), np.float32), np.zeros(5, np.float32)
+    loaded = session("Linear", {"x": x, "w": np.zeros((5, 9), np.uint16), "bias": bias}, None, fused=True)
+    with pytest.raises(Exception, match="do not fit"):
+        loaded.run(None, {"x": x, "bias": bias})
