@@ -37,6 +37,7 @@ class Facts:
     free_text: bool = False
     other_dataset: bool = False
     actions: int | None = None
+    bfloat16: bool = False
 
 
 AnyCheckpoint = SmolvlaCheckpoint | ActCheckpoint
@@ -75,6 +76,8 @@ def check_act(checkpoint: ActCheckpoint, facts: Facts) -> None:
         raise BundleError("--skip-camera: an ACT attends to all its cameras; train it without the camera")
     if facts.free_text or facts.position_ids != "ordered":
         raise BundleError("--free-text and --position-ids: an ACT has no language model")
+    if facts.bfloat16:
+        raise BundleError("--bfloat16: an ACT is written in float32; most of its work is convolutions")
     if not facts.tasks:
         raise BundleError("no task: give --dataset or --task TEXT")
     if facts.actions is not None and not 1 <= facts.actions <= checkpoint.architecture.chunk_size:
