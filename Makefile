@@ -7,7 +7,7 @@ LEROBOT := $(addprefix tests/reference/test_,smolvla_chunks.py act_chunks.py sim
 export MUJOCO_GL ?= osmesa
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system build demo test lint bench reference survival vm fuzz mutation soak model-check replay-runs clean
+.PHONY: help setup system build demo test lint bench bench-report reference survival vm fuzz mutation soak model-check replay-runs clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -43,6 +43,9 @@ test: setup build  ## all tests that need neither LeRobot nor a virtual machine
 bench: setup build  ## pytest-benchmark: servo lateness, compute, chunk latency
 	@tools/system_packages.sh rt-tests
 	$(PY) -m pytest bench $(BENCH)
+
+bench-report: setup build $(REFERENCE)/.installed  ## a full-size chunk beside LeRobot and plain ONNX Runtime, on one page
+	$(PY) -m bench.chunk_report $(BENCH)
 
 lint: $(VENV)/.installed  ## ruff, mypy, compiler warnings as errors
 	$(PY) -m ruff check vlad tests bench tools setup.py

@@ -1,17 +1,21 @@
 """LeRobot's side of test_policy_latency.py and test_act_latency.py: one chunk per line read, answered with its cost.
 
-    python lerobot_chunks.py DATA THREADS
+    python lerobot_chunks.py DATA THREADS [float32|mixed|bfloat16]
 
-Runs where LeRobot is installed. DATA is a directory of make_checkpoint.py or make_act_checkpoint.py; a
-line is the number of a case in it. Each answer is one JSON object: wall_s and cpu_s of
-`predict_action_chunk` in float32, and the chunk, normalised. What the pre-processor does (tokenising,
-normalising) is not counted; resizing is, as in `select_action`.
+Runs where LeRobot is installed. DATA is a directory of make_checkpoint.py or make_act_checkpoint.py;
+a line is the number of a case in it. Each answer is one JSON object: wall_s and cpu_s of
+`predict_action_chunk`, the chunk, normalised, peak_gib and ready_s. What the pre-processor does (tokenising, normalising) is not
+counted; resizing is, as in `select_action`. `mixed` are the dtypes that the checkpoint has,
+`bfloat16` runs all of the policy under torch's autocast. The line `peak` is answered with the FLOP
+per CPU second of one large product in that dtype.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import resource
 import sys
 import time
 from pathlib import Path
@@ -38,10 +42,25 @@ Saved = dict[str, np.ndarray]
 Prepare = Callable[[Saved, int], Callable[[], torch.Tensor]]
 
 
-def smolvla(data: Path, config: PreTrainedConfig) -> Prepare:
+def matmul_peak(kind: str) -> float:
+    """FLOP per CPU second of a product of the vision block's largest shape."""
+    dtype = torch.float32 if kind == "float32" else torch.bfloat16
+    a, b = torch.ones(1024, 768, dtype=dtype), torch.ones(768, 3072, dtype=dtype)
+    costs = []
+    with torch.inference_mode():
+        for _ in range(12):
+            cpu = time.process_time()
+            torch.mm(a, b)
+            costs.append(time.process_time() - cpu)
+    return 2 * 1024 * 768 * 3072 / min(costs)
+
+
+def smolvla(data: Path, config: PreTrainedConfig, kind: str) -> Prepare:
     modeling_smolvlm.SmolVLMVisionEmbeddings.forward = ordered_positions
     config.vlm_model_name = str(data / "vlm")
-    policy = SmolVLAPolicy.from_pretrained(data / "checkpoint", config=config).float().eval()
+    policy = SmolVLAPolicy.from_pretrained(data / "checkpoint", config=config).eval()
+    if kind != "mixed":
+        policy = policy.float()
     pre, _ = make_pre_post_processors(
         config,
         pretrained_path=str(data / "checkpoint"),
@@ -57,7 +76,7 @@ def smolvla(data: Path, config: PreTrainedConfig) -> Prepare:
     return prepare
 
 
-def act(data: Path, config: PreTrainedConfig) -> Prepare:
+def act(data: Path, config: PreTrainedConfig, kind: str) -> Prepare:
     policy = ACTPolicy.from_pretrained(data / "checkpoint", config=config).eval()
     pre, _ = make_pre_post_processors(config, pretrained_path=str(data / "checkpoint"))
 
@@ -69,21 +88,29 @@ def act(data: Path, config: PreTrainedConfig) -> Prepare:
 
 
 def main() -> None:
+    started = time.perf_counter()
     data, threads = Path(sys.argv[1]), int(sys.argv[2])
+    kind = sys.argv[3] if len(sys.argv) > 3 else "float32"
     torch.set_num_threads(threads)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not mix with the answers
     config = PreTrainedConfig.from_pretrained(data / "checkpoint")
-    prepare = (act if config.type == "act" else smolvla)(data, config)
+    prepare = (act if config.type == "act" else smolvla)(data, config, kind)
     with np.load(data / "reference.npz") as archive:
         saved = {name: archive[name] for name in archive.files}
+    precision = torch.autocast("cpu", torch.bfloat16) if kind == "bfloat16" else contextlib.nullcontext()
+    ready_s = time.perf_counter() - started
     for line in sys.stdin:
+        if line.strip() == "peak":
+            print(json.dumps({"flop_per_cpu_s": matmul_peak(kind)}), file=answers, flush=True)
+            continue
         one_chunk = prepare(saved, int(line))
         wall, cpu = time.perf_counter(), time.process_time()
-        with torch.inference_mode():
+        with torch.inference_mode(), precision:
             chunk = one_chunk()
         cost = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
-        print(json.dumps(cost | {"chunk": chunk[0].tolist()}), file=answers, flush=True)
+        cost |= {"peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "ready_s": ready_s}
+        print(json.dumps(cost | {"chunk": chunk[0].float().tolist()}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

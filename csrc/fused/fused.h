@@ -17,7 +17,8 @@ struct vlad_pool {
 
 enum vlad_activation { VLAD_ACTIVATION_NONE, VLAD_ACTIVATION_GELU_TANH, VLAD_ACTIVATION_SILU };
 
-/* y[m][n] = activation(x[m][k] w[n][k]^T + bias[n]); w is bfloat16, bias may be NULL. */
+/* y[m][n] = activation(x[m][k] w[k][n] + bias[n]). w is bfloat16 and lies in the order in which tiles
+ * are loaded, [n / 16][k / 32][k % 32 / 2][n % 16][k % 2], padded with 0 to whole tiles. */
 struct vlad_linear {
     const float *x;
     const uint16_t *w;

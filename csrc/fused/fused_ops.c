@@ -130,14 +130,14 @@ static vlad_ort_status *linear(void *self, vlad_ort_context *context)
 
     if (status)
         return status;
-    if (in[0].columns != in[1].columns || in[2].rows != 1 || in[2].columns != in[1].rows)
-        return error(kernel->api, "vlad.Linear: x [m, k], w [n, k] and bias [n] do not fit each other");
+    if (in[2].rows != 1 || in[1].rows != (in[2].columns + 15) / 16 || in[1].columns != (in[0].columns + 31) / 32 * 512)
+        return error(kernel->api, "vlad.Linear: x [m, k], w and bias [n] do not fit each other");
     job = (struct vlad_linear){
         .x = in[0].data, .w = in[1].data, .bias = in[2].data, .m = (size_t)in[0].rows,
-        .n = (size_t)in[1].rows, .k = (size_t)in[0].columns,
+        .n = (size_t)in[2].columns, .k = (size_t)in[0].columns,
         .activation = kernel->op->activation,
     };
-    status = output(kernel->api, context, in[0].rows, in[1].rows, &job.y);
+    status = output(kernel->api, context, in[0].rows, in[2].columns, &job.y);
     if (status || !job.m || !job.n)
         return status;
     if (!vlad_linear_amx(&job, &(struct vlad_pool){run, &threads}) || threads.failed)

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 from vlad.backend import FUSED
 from vlad.build.bfloat16 import rounded
-from vlad.build.functions import DOMAIN, Heads, function
+from vlad.build.functions import DOMAIN, Heads, function, tiles
 
 F64 = NDArray[np.float64]
 SIZES = st.integers(1, 70)
@@ -94,12 +94,13 @@ def test_linear(name: str, sizes: tuple[int, int, int], seed: int, threads: int)
     m, n, k = sizes
     generator = np.random.default_rng(seed)
     x = generator.standard_normal((m, k), dtype=np.float32) * np.float32(generator.choice([0.01, 1, 30]))
-    w = rounded(generator.standard_normal((n, k), dtype=np.float32) / np.sqrt(k))
+    w = rounded(generator.standard_normal((k, n), dtype=np.float32) / np.sqrt(k))
     bias = generator.standard_normal(n, dtype=np.float32)
-    found = compute(name, {"x": x, "w": w, "bias": bias}, fused=True, threads=threads)
-    expected = activated(name, as_bfloat16(x) @ of_bits(w).T + bias)
+    inputs = {"x": x, "w": tiles(w), "bias": bias}
+    found = compute(name, inputs, fused=True, threads=threads)
+    expected = activated(name, as_bfloat16(x) @ of_bits(w) + bias)
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=3e-6 * (1 + np.abs(x).max()))
-    defined = compute(name, {"x": x, "w": w, "bias": bias}, fused=False)
+    defined = compute(name, inputs, fused=False)
     np.testing.assert_allclose(defined, expected, rtol=2e-5, atol=3e-6 * (1 + np.abs(x).max()))
 
 
@@ -146,6 +147,6 @@ def test_inputs_that_do_not_fit_are_refused(fused: bool) -> None:
 
 def test_the_library_refuses_what_does_not_fit() -> None:
     x, bias = np.zeros((3, 8), np.float32), np.zeros(5, np.float32)
-    loaded = session("Linear", {"x": x, "w": np.zeros((5, 9), np.uint16), "bias": bias}, None, fused=True)
+    loaded = session("Linear", {"x": x, "w": np.zeros((1, 1024), np.uint16), "bias": bias}, None, fused=True)
     with pytest.raises(Exception, match="do not fit"):
         loaded.run(None, {"x": x, "bias": bias})

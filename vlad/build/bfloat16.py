@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from vlad.build.functions import BFLOAT16, DOMAIN, function, heads_of
+from vlad.build.functions import BFLOAT16, DOMAIN, function, heads_of, tiles
 
 SMALL = 1 << 16
 """Weights of fewer numbers than this stay float32: they cost nothing."""
@@ -75,7 +75,7 @@ class _Rewriter:
             self._join(node, silu[1])
         name = f"{weight.name}.bfloat16"
         if name not in self._constants:
-            bits = rounded(numpy_helper.to_array(weight).T)
+            bits = tiles(rounded(numpy_helper.to_array(weight)))
             self._put(helper.make_tensor(name, TensorProto.BFLOAT16, bits.shape, bits.tobytes(), raw=True))
         if not bias:
             bias = f"zeros[{columns}]"

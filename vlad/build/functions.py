@@ -7,7 +7,7 @@ The body is also the kernel's definition, rounding included.
     Attention        (q [n, heads * d], k [s, kv_heads * d], v as k) -> as q
     MaskedAttention  the same with mask [s, n], added to the scores of each head
     Rope             (x [n, heads * 2 * half], cos [n, half], sin [n, half]) -> as x
-    Linear           (x [m, k], w bfloat16 [n, k], bias [n]) -> x w^T + bias [m, n]
+    Linear           (x [m, k], w, bias [n]) -> x w + bias [m, n]; w is bfloat16 as `tiles` makes it
     LinearGelu, LinearSilu   of which GELU (tanh) or SiLU is taken
 
 The scale of attention is in q already; query head h sees head h * kv_heads / heads of k and v.
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 DOMAIN = "vlad"
@@ -133,8 +134,22 @@ def _rope(body: _Body, heads: Heads) -> None:
     body.op("Reshape", joined, shape, result="y")
 
 
+def tiles(weight: NDArray[Any]) -> NDArray[Any]:
+    """`[k, n]` in the order in which csrc/fused/linear_amx.c loads it, a row for every 16 columns:
+    [n / 16, (k / 32, k % 32 / 2, n % 16, k % 2)], padded with zeros to whole tiles of 32 x 16.
+    """
+    k, n = weight.shape
+    padded = np.zeros((-(-k // 32) * 32, -(-n // 16) * 16), weight.dtype)
+    padded[:k, :n] = weight
+    ordered = padded.reshape(-1, 16, 2, padded.shape[1] // 16, 16).transpose(3, 0, 1, 4, 2)
+    return np.ascontiguousarray(ordered).reshape(padded.shape[1] // 16, -1)
+
+
 def _linear(body: _Body, activation: str) -> None:
-    weight = body.op("Transpose", body.op("Cast", "w", to=TensorProto.FLOAT), perm=[1, 0])
+    ordered = body.op("Reshape", body.op("Cast", "w", to=TensorProto.FLOAT), body.integers(0, -1, 16, 16, 2))
+    padded = body.op("Flatten", body.op("Transpose", ordered, perm=[1, 2, 4, 0, 3]), axis=3)
+    sizes = body.op("Concat", body.op("Shape", "x", start=1), body.op("Shape", "bias"), axis=0)
+    weight = body.op("Slice", padded, body.integers(0, 0), sizes, body.integers(0, 1))
     product = body.op("MatMul", body.rounded("x"), weight)
     if activation == "Gelu":
         body.op("Gelu", body.op("Add", product, "bias"), result="y", approximate="tanh")

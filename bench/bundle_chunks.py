@@ -1,0 +1,110 @@
+"""A bundle's side of chunk_report.py: one chunk per line read, answered with its cost.
+
+    python -m bench.bundle_chunks DATA BUNDLE THREADS vlad|plain
+
+DATA is a directory of make_checkpoint.py; a line is the number of a case in it. `plain` runs the same
+graphs as anybody would: ONNX Runtime's default session, without vlad's operators. Each answer is one
+JSON object: wall_s and cpu_s of the chunk and of its parts, peak_gib, ready_s, and the chunk,
+normalised. Resizing counts, as it does for LeRobot.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+STARTED_S = time.perf_counter()
+
+import numpy as np  # noqa: E402  # its import is part of getting ready
+
+from tests import tiny_smolvla  # noqa: E402
+from vlad import bundle as bundles  # noqa: E402
+from vlad.backend import OnnxRuntimeSession, Session, Threads, load_block  # noqa: E402
+from vlad.policy import Policy  # noqa: E402
+
+
+def load_plain(bundle: bundles.Bundle, name: str, threads: Threads) -> Session:
+    """A block in a session as ONNX Runtime makes it when only the threads are given."""
+    import onnxruntime as ort
+
+    class Plain(OnnxRuntimeSession):
+        def __init__(self) -> None:
+            options = ort.SessionOptions()
+            options.intra_op_num_threads = threads.count
+            self._session = ort.InferenceSession(str(bundle.file(bundle.block(name).file)), options)
+            self._name, self._outputs = name, [value.name for value in bundle.block(name).outputs]
+
+    return Plain()
+
+
+def product_peak(policy: Policy, threads: int) -> float:
+    """FLOP per CPU second of a product of the vision block's largest shape, in the dtype of its weights."""
+    import onnxruntime as ort
+    from onnx import TensorProto, helper, numpy_helper
+
+    from vlad.backend import FUSED
+    from vlad.build.bfloat16 import to_bfloat16
+
+    m, k, n = 1024, 768, 3072
+    weight = numpy_helper.from_array(np.ones((k, n), np.float32), "w")
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [m, k])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [m, n])
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"], name="product")], "peak", [x], [y], [weight])
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("vlad", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if policy.bundle.block("vision").dtype == "bfloat16":
+        to_bfloat16(model)
+        options.register_custom_ops_library(str(FUSED))
+    session = ort.InferenceSession(model.SerializeToString(), options)
+    values = {"x": np.ones((m, k), np.float32)}
+    return 2 * m * k * n / min(timed(lambda: session.run(None, values))[1]["cpu_s"] for _ in range(12))
+
+
+def timed(call: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    made = call()
+    return made, {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+
+
+def main() -> None:
+    """See above."""
+    data, path, threads, how = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    load = {"vlad": load_block, "plain": load_plain}[how]
+    policy = Policy(bundles.load(path, verify=False), intra_threads=threads, load=load)
+    policy.warm_up()
+    ready_s = time.perf_counter() - STARTED_S
+    made = tiny_smolvla.reference(data)
+    joints = len(policy.bundle.manifest.joints)
+    for line in sys.stdin:
+        if line.strip() == "peak":
+            print(json.dumps({"flop_per_cpu_s": product_peak(policy, threads)}), file=answers, flush=True)
+            continue
+        case = int(line)
+        state = tiny_smolvla.DEGREES.to_core(made[f"state_{case}"])
+        noise = made[f"noise_{case}"].astype(np.float32)
+        task = policy.token_ids(str(made[f"task_{case}"]))
+        images = [made[f"image{i}_{case}"] for i in range(len(policy.bundle.manifest.cameras))]
+        tokens, vision = timed(lambda: [policy.encode_image(i, image) for i, image in enumerate(images)])  # noqa: B023
+        prefix, prefill = timed(lambda: policy.prefill(tokens, task, state))  # noqa: B023
+        chunk, steps = timed(lambda: policy.sample_normalised(prefix, noise))  # noqa: B023
+        peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        _, refresh = timed(lambda: policy.refresh_state(prefix, state))  # noqa: B023
+        answer: dict[str, Any] = {"vision": vision, "prefill": prefill, "steps": steps, "refresh": refresh}
+        answer |= {key: vision[key] + prefill[key] + steps[key] for key in ("wall_s", "cpu_s")}
+        answer |= {"peak_gib": peak_gib, "ready_s": ready_s, "chunk": chunk[:, :joints].tolist()}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
