@@ -55,7 +55,8 @@ def product_peak(policy: Policy, threads: int) -> float:
     weight = numpy_helper.from_array(np.ones((k, n), np.float32), "w")
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [m, k])
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [m, n])
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"], name="product")], "peak", [x], [y], [weight])
+    product = helper.make_node("MatMul", ["x", "w"], ["y"], name="product")
+    graph = helper.make_graph([product], "peak", [x], [y], [weight])
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("vlad", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
     options = ort.SessionOptions()

@@ -144,6 +144,8 @@ class LanguageModel:
         empty = np.zeros((0, sizes.kv_heads * sizes.head_dim), dtype=np.float32)
         past = range(sizes.layers - 1)
         self._no_past = {f"past_{which}{i}": empty for i in past for which in ("key", "value")}
+        if self._no_past.keys() - {value.name for value in bundle.block("prefill").inputs}:
+            raise BundleError(f"{bundle.path}: its blocks are of an earlier version: build it again with `vlad build`")
         self._layers = [f"{which}{i}" for i in range(sizes.layers) for which in ("key", "value")]
         self._projected = [value.name for value in bundle.block("context").inputs]
         self._no_tokens = np.zeros((0, sizes.hidden), dtype=np.float32)

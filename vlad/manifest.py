@@ -59,8 +59,8 @@ class Block(_Part, frozen=True, kw_only=True):
     file: File
     backend: Literal["onnxruntime"]
     dtype: Literal["float32", "float16", "bfloat16", "int8", "int4", "mixed"]
-    inputs: Annotated[list[Value], msgspec.Meta(min_length=1, max_length=256)]
-    outputs: Annotated[list[Value], msgspec.Meta(min_length=1, max_length=256)]
+    inputs: Annotated[list[Value], msgspec.Meta(min_length=1, max_length=128)]
+    outputs: Annotated[list[Value], msgspec.Meta(min_length=1, max_length=128)]
     parameters: Count
     flops: Count
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -228,6 +229,23 @@ def test_free_text_ships_the_tokenizer_and_all_tokens(path: Path, tmp_path: Path
     assert free.bundle.manifest.token_table.rows > known.bundle.manifest.token_table.rows
     with pytest.raises(Refused, match="50 tokens and the policy takes 48"):
         free.token_ids("x" * 49)
+
+
+def test_blocks_of_an_earlier_version_are_named_as_such(path: Path) -> None:
+    built = bundles.load(path)
+    blocks = [
+        msgspec.structs.replace(b, inputs=[v for v in b.inputs if v.name != "past_key0"]) for b in built.manifest.blocks
+    ]
+    old = bundles.Bundle(built.path, msgspec.structs.replace(built.manifest, blocks=blocks))
+    with pytest.raises(BundleError, match="earlier version: build it again"):
+        Policy(old, load=lambda *_: NoSession())
+
+
+class NoSession:
+    """A block that is never run."""
+
+    def close(self) -> None:
+        pass
 
 
 # --- what is hashed is what is loaded -------------------------------------------------------------
