@@ -63,7 +63,8 @@ class BuildNative(build_ext):
         super().build_extensions()
 
     def build_fused(self) -> None:
-        """The operators; those that need AMX where the compiler's target may have it."""
+        """The operators; those that need AMX where the compiler's target may have it. Once loaded they stay:
+        threads of any age end through scratch.c."""
         x86 = platform.machine() == "x86_64"
         objects = []
         for source in FUSED_SOURCES:
@@ -73,7 +74,8 @@ class BuildNative(build_ext):
                     extra_postargs=[*FLAGS, "-O3", "-fvisibility=hidden", *WARNINGS,
                                     *(AMX if source.endswith("_amx.c") else [])],
                 )
-        self.compiler.link_shared_object(objects, str(Path(self.build_lib) / FUSED), extra_postargs=LINK)
+        self.compiler.link_shared_object(objects, str(Path(self.build_lib) / FUSED),
+                                         extra_postargs=[*LINK, "-Wl,-z,nodelete"])
 
     def copy_extensions_to_source(self) -> None:
         """What --inplace does with extensions, for the program too."""

@@ -10,6 +10,7 @@
 #include "fused.h"
 #include "ort_abi.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 
 #define EXPORT __attribute__((visibility("default")))
@@ -275,21 +276,30 @@ static vlad_ort_status *add(const struct vlad_ort_api *api, vlad_ort_domain *dom
 
 EXPORT vlad_ort_status *RegisterCustomOps(vlad_ort_options *options, const struct vlad_ort_api_base *base);
 
-/* Adds what this processor can run to the options; found by name. */
+/* Adds what this processor can run to the options; found by name. One domain serves all sessions. */
 vlad_ort_status *RegisterCustomOps(vlad_ort_options *options, const struct vlad_ort_api_base *base)
 {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static vlad_ort_domain *domain;
     const struct vlad_ort_api *api = base->get_api(VLAD_ORT_API_VERSION);
-    vlad_ort_domain *domain;
-    vlad_ort_status *status;
+    vlad_ort_status *status = NULL;
 
     if (!api)
         return error(base->get_api(1), "vlad's operators need ONNX Runtime 1.20 or later");
-    status = VLAD_ORT_CALL(api, VLAD_ORT_CREATE_CUSTOM_OP_DOMAIN, status_of_domain)("vlad", &domain);
+    pthread_mutex_lock(&lock);
+    if (!domain) {
+        vlad_ort_domain *made;
+
+        status = VLAD_ORT_CALL(api, VLAD_ORT_CREATE_CUSTOM_OP_DOMAIN, status_of_domain)("vlad", &made);
+        if (!status)
+            status = add(api, made, everywhere, COUNT(everywhere));
+        if (!status && vlad_amx_allowed())
+            status = add(api, made, with_amx, COUNT(with_amx));
+        if (!status)
+            domain = made;
+    }
+    pthread_mutex_unlock(&lock);
     if (!status)
-        status = add(api, domain, everywhere, COUNT(everywhere));
-    if (!status && vlad_amx_allowed())
-        status = add(api, domain, with_amx, COUNT(with_amx));
-    if (!status) /* the domain stays for as long as the library is loaded */
         status = VLAD_ORT_CALL(api, VLAD_ORT_ADD_CUSTOM_OP_DOMAIN, status_of_options)(options, domain);
     return status;
 }

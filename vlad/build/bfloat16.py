@@ -45,12 +45,10 @@ class _Rewriter:
             for name in set(node.input):
                 self._readers.setdefault(name, []).append(node)
         self._gone: set[str] = set()  # names of nodes
-        self._called: set[str] = set()
 
     def rewrite(self, node: onnx.NodeProto) -> None:
         if node.domain == DOMAIN and node.op_type.endswith("Attention") and self._wanted(node.name):
             node.op_type += BFLOAT16
-            self._called.add(node.op_type)
         elif node.op_type == "MatMul" and self._wanted(node.name):
             weight = self._constants.get(node.input[1])
             if weight is not None and len(weight.dims) == 2 and weight.dims[0] * weight.dims[1] >= SMALL:
@@ -83,7 +81,6 @@ class _Rewriter:
                 self._put(numpy_helper.from_array(np.zeros(columns, np.float32), bias))
         node.op_type, node.domain = kind, DOMAIN
         node.input[:] = [node.input[0], name, bias]
-        self._called.add(kind)
 
     def _only(self, node: onnx.NodeProto, kind: str) -> onnx.NodeProto | None:
         """The one reader of a node's output, where it is of this kind."""
