@@ -4,10 +4,10 @@
 
 Runs where LeRobot is installed. DATA is a directory of make_checkpoint.py or make_act_checkpoint.py;
 a line is the number of a case in it. Each answer is one JSON object: wall_s and cpu_s of
-`predict_action_chunk`, the chunk, normalised, peak_gib and ready_s. What the pre-processor does (tokenising, normalising) is not
-counted; resizing is, as in `select_action`. `mixed` are the dtypes that the checkpoint has,
-`bfloat16` runs all of the policy under torch's autocast. The line `peak` is answered with the FLOP
-per CPU second of one large product in that dtype.
+`predict_action_chunk`, the chunk, normalised, peak_gib and ready_s. What the pre-processor does
+(tokenising, normalising) is not counted; resizing is, as in `select_action`. `mixed` are the dtypes
+that the checkpoint has, `bfloat16` runs all of the policy under torch's autocast. The line `peak` is
+answered with the FLOP per CPU second of one large product in that dtype.
 """
 
 from __future__ import annotations
