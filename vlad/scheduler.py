@@ -162,8 +162,10 @@ class Scheduler:
         # time, because a chunk that is observed early ends early.
         predicted, ends = self.latency.predict_ns(), 2 * c.lookahead_ns + 2 * c.period_ns
         if 2 * predicted + ends <= c.horizon_ns:
-            if c.every_step:  # a period after the observation of the newest chunk
-                return c.horizon_ns - c.period_ns
+            if c.every_step:
+                # A period after the newest chunk's observation, and half of one for the age of the arm's
+                # state, which must not be rounded down to the same step again.
+                return c.horizon_ns - c.period_ns - c.period_ns // 2
             return max(2 * predicted + ends, round(AUTO_LEAST * c.horizon_ns))
         return min(predicted + predicted // 10 + ends, c.horizon_ns)
 
