@@ -16,22 +16,24 @@ from numpy.typing import NDArray
 FPS = 30
 
 
-def picture(camera: int, episode: int, frame: int) -> NDArray[np.uint8]:
-    """RGB `[48, 64, 3]`: one grey a frame, which survives any codec, over a pattern of the camera's own."""
-    rows, columns = np.mgrid[0:48, 0:64]
+def picture(camera: int, episode: int, frame: int, size: tuple[int, int] = (64, 48)) -> NDArray[np.uint8]:
+    """RGB of `size` (width, height): one grey a frame, which survives any codec, over a pattern of the camera's own."""
+    rows, columns = np.mgrid[0 : size[1], 0 : size[0]]
     pattern = 16 * np.sin(0.2 * rows * (camera + 1) + 0.1 * columns)
     grey = 60 + 100 * (episode % 2) + 4 * frame + pattern
     return np.repeat(grey[..., None], 3, axis=-1).clip(0, 255).astype(np.uint8)
 
 
-def write_dataset(meta: Path, root: Path, episodes: int = 4, frames: int = 12, seed: int = 0) -> Path:
+def write_dataset(
+    meta: Path, root: Path, episodes: int = 4, frames: int = 12, size: tuple[int, int] = (64, 48)
+) -> Path:
     """`root` with the metadata of the dataset directory `meta` and so many episodes, all in one file of each kind."""
     shutil.copytree(meta / "meta", root / "meta")
     info = json.loads((root / "meta/info.json").read_text())
     stats = json.loads((root / "meta/stats.json").read_text())
     cameras = [k for k, f in info["features"].items() if f["dtype"] == "video"]
     tasks = pq.read_table(root / "meta/tasks.parquet").num_rows
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     mean, std = (np.array(stats["observation.state"][k]) for k in ("mean", "std"))
     rows = [(e, f) for e in range(episodes) for f in range(frames)]
     states = (mean + std * generator.standard_normal((len(rows), len(mean)))).astype(np.float32)
@@ -54,8 +56,8 @@ def write_dataset(meta: Path, root: Path, episodes: int = 4, frames: int = 12, s
         video.parent.mkdir(parents=True)
         with av.open(str(video), "w") as container:
             stream = container.add_stream("mpeg4", rate=Fraction(FPS))
-            stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 64, 48, "yuv420p", 4_000_000
+            (stream.width, stream.height), stream.pix_fmt, stream.bit_rate = size, "yuv420p", 4_000_000
             for e, f in rows:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(index, e, f), format="rgb24")))
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(index, e, f, size), format="rgb24")))
             container.mux(stream.encode())
     return root

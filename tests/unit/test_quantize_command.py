@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from tests import small_dataset, tiny_smolvla
+from tests import small_dataset, tiny_act, tiny_smolvla
 from vlad import bundle as bundles
 from vlad.build.safetensors import sha256
 from vlad.check import main as check
@@ -234,3 +234,17 @@ def test_a_manifest_whose_dtype_and_groups_disagree_is_refused(made: Path) -> No
     text["quantisation"]["groups"]["nowhere"] = {"a": "static8"}
     with pytest.raises(BundleError, match="a block that there is not"):
         parse_manifest(json.dumps(text).encode())
+
+
+def test_an_act_too(tmp_path: Path) -> None:
+    """Its convolutions stay as they are; its linears are groups as any others."""
+    source = tiny_act.build(tmp_path / "act.vlad")
+    dataset = small_dataset.write_dataset(tiny_act.DATA / "dataset", tmp_path / "set", size=(96, 96))
+    out = tmp_path / "q.vlad"
+    words = "--schemes", "dynamic8,float16", "--blocks", "policy", "--prefer", "size", "--gate", "0.05"
+    assert run(source, dataset, out, *words, "--budget", "0.1") == 0
+    manifest = bundles.load(out).manifest
+    assert manifest.quantisation is not None
+    assert "dynamic8" in manifest.quantisation.groups["policy"].values()
+    assert check([str(out), "--json"]) == 0
+    assert run(source, dataset, out, "--force", "--steps", "3") == 1  # it has no flow

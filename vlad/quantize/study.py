@@ -119,6 +119,8 @@ class Quantiser:
         settings, study = self._settings, self.study
         floats = load_floats(self._bundle, self._evaluation.blocks, self._threads)
         flow = _flow(self._bundle.manifest)
+        if flow is None and (settings.steps != "keep" or settings.solver is not None):
+            raise BundleError(f"{self._bundle.path}: has no flow, so --steps and --solver mean nothing")
         if flow is not None:
             some = self._moments.judge[:_TRACED]
             study.flow_table = flow_table(
