@@ -23,6 +23,7 @@ from vlad.errors import BlockFailed, BundleError
 from vlad.expert import EVALUATIONS
 from vlad.golden import whole_turn
 from vlad.manifest import ActManifest, Flow, SmolvlaManifest
+from vlad.onnx_parts import refuse_external_data
 from vlad.policy import Policy
 from vlad.quantize.observations import Observation
 
@@ -247,5 +248,8 @@ def evaluation_of(bundle: Bundle, flow: Flow | None = None) -> Evaluation:
 
 
 def load_floats(bundle: Bundle, blocks: Sequence[str], threads: Threads) -> dict[str, GraphSession]:
-    """The blocks as they are in the bundle."""
-    return {name: GraphSession(bundle.file(bundle.block(name).file), threads) for name in blocks}
+    """The blocks as they are in the bundle. Raises BundleError for one that refers to another file."""
+    paths = {name: bundle.file(bundle.block(name).file) for name in blocks}
+    for path in paths.values():
+        refuse_external_data(path, str(path))
+    return {name: GraphSession(path, threads) for name, path in paths.items()}

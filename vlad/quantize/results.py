@@ -19,9 +19,7 @@ OUTLYING = 20.0  # greatest magnitude over the 99.9th percentile, from which an 
 def results(
     source: Bundle, quantiser: Quantiser, settings: Settings, moments: Moments, written: Bundle | None
 ) -> dict[str, Any]:
-    """Keys are those of docs/quantize.md. Times are CPU time as shares of float32's, errors shares of each
-    joint's range.
-    """
+    """Times are CPU time as shares of float32's, errors shares of each joint's range."""
     study = quantiser.study
     latency = quantiser.latencies()
     chosen = study.choice
@@ -42,7 +40,7 @@ def results(
         "bundle": source.path.name,
         "dataset": moments.dataset.name,
         "written": None if written is None else written.path.name,
-        "settings": {**msgspec.to_builtins(settings), "operators": {s: SCHEMES[s].mac for s in settings.schemes}},
+        "settings": {**msgspec.to_builtins(settings), "prices": {s: SCHEMES[s].mac for s in settings.schemes}},
         "observations": {"calibrate": _where(moments.calibrate), "judge": len(moments.judge),
                          "verify": len(moments.verify), "held_out": _where(moments.verify)},
         "joint_range": moments.joint_range.tolist(),
