@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlad.build.act_architecture import ActArchitecture
-from vlad.build.graph import Graph, merge_heads, split_heads
+from vlad.build.functions import Heads
+from vlad.build.graph import Graph
 from vlad.build.safetensors import SafeTensors
 
 Array = NDArray[np.float32]
@@ -40,7 +41,7 @@ _VAE = (
 
 def build_act_policy(arch: ActArchitecture, weights: SafeTensors) -> Graph:
     """The graph of the block. Raises BundleError for weights that do not fit the architecture."""
-    graph = Graph("policy")
+    graph = Graph("policy", Heads(arch.heads, arch.heads, arch.dim // arch.heads))
     d, n_image = arch.dim, sum(arch.tokens)
     tokens = graph.input("tokens", [n_image, d])
     state = graph.input("state", [1, arch.state_dim])
@@ -164,7 +165,7 @@ class _Model:
                     x, query = self._rows(x, key, cross, queries, rows)
                 keys = graph.linear(placed, "key", *cross.key)
                 values = graph.linear(encoded, "value", *cross.value)
-                attended = graph.linear(self._attend(query, keys, values), "out", *cross.out)
+                attended = graph.linear(graph.attention(query, keys, values), "out", *cross.out)
                 x = graph.op("Add", x, attended)
                 x = x if arch.pre_norm else self.norm(x, f"{key}norm2")
                 x = self._feed_forward(x, key, f"{key}norm3")
@@ -220,16 +221,7 @@ class _Model:
         product = graph.linear(graph.op("Add", x, positions), "query_key", *(np.concatenate(pair) for pair in both))
         query, key = graph.op("Split", product, outputs=2, axis=-1, num_outputs=2)
         value = graph.linear(x, "value", *attention.value)
-        return graph.linear(self._attend(query, key, value), "out", *attention.out)
-
-    def _attend(self, query: str, key: str, value: str) -> str:
-        graph, d, heads = self._graph, self._arch.dim, self._arch.heads
-        folded = graph.op("Reshape", key, graph.integers([-1, heads, d // heads]))
-        scores = graph.op(
-            "MatMul", split_heads(graph, query, heads, d // heads), graph.op("Transpose", folded, perm=[1, 2, 0])
-        )
-        probabilities = graph.op("Softmax", scores, axis=-1)
-        return merge_heads(graph, graph.op("MatMul", probabilities, split_heads(graph, value, heads, d // heads)), d)
+        return graph.linear(graph.attention(query, key, value), "out", *attention.out)
 
     def _feed_forward(self, x: str, key: str, norm: str) -> str:
         graph, d, inner = self._graph, self._arch.dim, self._arch.feedforward

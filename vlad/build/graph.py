@@ -28,9 +28,10 @@ Array = NDArray[np.float32]
 
 
 class Graph:
-    """One block under construction. Values are named by strings, as in ONNX itself."""
+    """One block under construction. Values are named by strings, as in ONNX itself. heads: of its attention,
+    where it has one."""
 
-    def __init__(self, name: str, heads: Heads) -> None:
+    def __init__(self, name: str, heads: Heads | None = None) -> None:
         self.name = name
         self._heads = heads
         self._functions: set[str] = set()
@@ -114,6 +115,8 @@ class Graph:
 
     def attention(self, q: str, k: str, v: str, mask: str | None = None) -> str:
         """Attention `[n, heads * head_dim]`, the scale being in `q`; `mask` is additive, `[s, n]`."""
+        if self._heads is None:
+            raise ValueError(f"{self.name}: attention needs the heads of its block")
         masked = () if mask is None else (mask,)
         name = "Attention" if mask is None else "MaskedAttention"
         return self.call(name, q, k, v, *masked, heads=self._heads.query, kv_heads=self._heads.key)

@@ -203,7 +203,7 @@ def _session(graph: Graph, directory: Path, dtype: str, threads: int) -> Any:
     if dtype == "int8":
         quantise(directory / f"{graph.name}-float32.onnx", path)
     else:
-        graph.save(path)
+        path.write_bytes(graph.model().SerializeToString())
     return session(path, threads)
 
 
