@@ -142,6 +142,64 @@ static void test_taking_up_waits_for_the_servo(void)
     CHECK_EQ(arm.memory.limit_permille[1], 1000);
 }
 
+/* The queue waits until the register shows the limit too: a raise that comes late would pull the joint. */
+static void test_taking_up_waits_for_the_limit(void)
+{
+    for (int lost = 0; lost <= 30; lost += 3) { /* 20 in a row: the servo does not take it */
+        begin_sagged(10 * MILLI, 500);
+        arm.memory.drop_limits = lost + 1; /* the first only says again what is */
+        ask(VLAD_REQ_ENGAGE);
+        for (int i = 0; i < 25 && seen.mode == VLAD_ENGAGED; i++) {
+            if (arm.memory.limit_permille[1] < 1000)
+                CHECK_EQ(seen.counters.engaged_ticks, 1); /* of begin_sagged() */
+            ticks(1);
+        }
+        CHECK_EQ(seen.mode == VLAD_ENGAGED, lost < 20);
+        CHECK_EQ(seen.latched & BIT(VLAD_F_SERVO_SILENT), lost < 20 ? 0 : BIT(VLAD_F_SERVO_SILENT));
+    }
+    begin_sagged(10 * MILLI, 500); /* once it has begun, one misread limit stops nothing */
+    ask(VLAD_REQ_ENGAGE);
+    ticks(3);
+    CHECK_EQ(push_curve(rig.now.t_ns, 0, true), VLAD_REJECTED);
+    ticks(30);
+    CHECK(push_curve(rig.now.t_ns, 0, true) != VLAD_REJECTED);
+    ticks(10);
+    arm.memory.limit_permille[1] = 900;
+    for (int i = 0; i < 3; i++) {
+        uint64_t before = seen.counters.engaged_ticks;
+
+        ticks(1);
+        CHECK_EQ(seen.counters.engaged_ticks, before + 1);
+    }
+    CHECK_EQ(arm.memory.limit_permille[1], 1000);
+}
+
+/* The goal moves: the arm is not at rest, and nothing that was seen or computed before it stands is executed. */
+static void test_no_cold_start_while_taking_up(void)
+{
+    uint64_t n = 1; /* chunks */
+    int64_t seen_ns;
+
+    begin_sagged(90 * MILLI, 500);
+    CHECK(seen.at_rest);
+    ask(VLAD_REQ_ENGAGE);
+    for (; arm.memory.limit_permille[1] < 1000; n++) {
+        CHECK(!seen.at_rest);
+        CHECK_EQ(push_curve(rig.now.t_ns, 0, true), VLAD_REJECTED);
+        ticks(1);
+    }
+    CHECK_EQ(push_curve(rig.now.t_ns, 0, true), VLAD_REJECTED);
+    seen_ns = rig.now.t_ns;
+    for (int i = 0; !seen.at_rest && i < 50; i++)
+        ticks(1);
+    CHECK(seen.at_rest);
+    CHECK(n > 3);
+    CHECK_EQ(seen.counters.rejected[VLAD_R_MOVED], n);
+    CHECK_EQ(push_curve(rig.now.t_ns, rig.now.t_ns - seen_ns, true), VLAD_REJECTED);
+    ticks(5);
+    CHECK(push_curve(rig.now.t_ns, 0, true) != VLAD_REJECTED);
+}
+
 /* A limit that was lost on the way counts as its register shows it. */
 static void test_engage_takes_up_what_the_register_shows(void)
 {
@@ -851,6 +909,8 @@ int main(void)
     test_engage_takes_up_a_sagged_joint();
     test_engage_where_some_joints_hold();
     test_taking_up_waits_for_the_servo();
+    test_taking_up_waits_for_the_limit();
+    test_no_cold_start_while_taking_up();
     test_engage_takes_up_what_the_register_shows();
     test_every_word_of_requests();
     test_every_reaction();
