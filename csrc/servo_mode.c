@@ -9,15 +9,29 @@
      BIT(VLAD_F_REPLY_CORRUPT) | BIT(VLAD_F_BUS_GARBAGE) | BIT(VLAD_F_SERVO_SILENT) |            \
      BIT(VLAD_F_SERVO_ENCODER) | BIT(VLAD_F_SERVO_SUPPLY_LOST))
 
-static bool beyond_limits(const struct vlad_servo *servo, const int64_t *pose_nu)
+static bool outside(const struct vlad_servo *servo, int j, int64_t nu)
 {
-    const struct vlad_limits *limits = &servo->config.gate.limits;
+    const struct vlad_joint_limits *joint = &servo->config.gate.limits.joint[j];
+    int64_t slack = (joint->max_nu - joint->min_nu) / 1000 * servo->config.gate.clamp_permille;
 
-    for (int j = 0; j < limits->n_joints; j++) {
-        const struct vlad_joint_limits *joint = &limits->joint[j];
-        int64_t slack = (joint->max_nu - joint->min_nu) / 1000 * servo->config.gate.clamp_permille;
+    return nu < joint->min_nu - slack || nu > joint->max_nu + slack;
+}
 
-        if (pose_nu[j] < joint->min_nu - slack || pose_nu[j] > joint->max_nu + slack)
+/* Whether the command, or what would be it, is beyond the limits; or a joint that would be pulled back to
+ * them, because it gets torque or more torque. */
+static bool beyond_limits(const struct vlad_servo *servo)
+{
+    const struct vlad_arm_state *arm = &servo->now.arm;
+
+    for (int j = 0; j < servo->config.gate.limits.n_joints; j++) {
+        int64_t command_nu = servo->torque_on         ? servo->written_nu[j]
+                             : arm->powered >> j & 1 ? arm->goal_nu[j]
+                                                      : arm->position_nu[j];
+
+        if (outside(servo, j, command_nu))
+            return true;
+        if ((!servo->torque_on || servo->now.limit_permille[j] < 1000) &&
+            outside(servo, j, arm->position_nu[j]))
             return true;
     }
     return false;
@@ -30,8 +44,7 @@ uint64_t vlad_servo_why_not(struct vlad_servo *servo, enum vlad_reaction reactio
 
     if (!servo->ops || servo->seen_joints != (1u << n) - 1)
         why |= VLAD_WHY_BUS;
-    else if (beyond_limits(servo, servo->torque_on ? servo->written_nu
-                                                   : servo->now.arm.position_nu))
+    else if (beyond_limits(servo))
         why |= VLAD_WHY_LIMITS;
     if (servo->watchdog.latched)
         why |= VLAD_WHY_LATCHED;

@@ -376,6 +376,21 @@ static void test_why_not(void)
                         on ? 10 * LIMIT_NU : sign * (slack_nu + LIMIT_NU + over);
                     CHECK_EQ(vlad_servo_why_not(&rig, VLAD_NONE), over ? VLAD_WHY_LIMITS : 0);
                 }
+    for (int j = 0; j < JOINTS; j++)
+        for (int over = 0; over < 2; over++) {
+            const int64_t nu = slack_nu + LIMIT_NU + over;
+
+            given(VLAD_HOLDING); /* taking it up would pull it back inside, with all its torque */
+            rig.now.limit_permille[j] = 999;
+            rig.now.arm.position_nu[j] = -nu;
+            CHECK_EQ(vlad_servo_why_not(&rig, VLAD_NONE), over ? VLAD_WHY_LIMITS : 0);
+            for (int powered = 0; powered < 2; powered++) { /* what it holds would be the command */
+                given(VLAD_READY);
+                rig.now.arm.powered = powered ? 1u << j : ALL & ~(1u << j);
+                rig.now.arm.goal_nu[j] = nu;
+                CHECK_EQ(vlad_servo_why_not(&rig, VLAD_NONE), powered && over ? VLAD_WHY_LIMITS : 0);
+            }
+        }
     given(VLAD_HOLDING); /* a span that is not symmetric */
     rig.config.gate.limits.joint[1].min_nu = LIMIT_NU / 2;
     rig.written_nu[1] = LIMIT_NU / 2 - slack_nu / 4;
