@@ -67,17 +67,25 @@ static void take_nominal(struct vlad_servo *servo)
 }
 
 /* How far the mean fell since the oldest of the window, apart from its steepest two ticks: a load that is
- * switched on takes it down at once, and there it stays. Two, because such a step may fall into a reading. */
+ * switched on takes it down at once, and there it stays: below all before, so an odd reading is no step. Two,
+ * because such a step may fall into a reading. */
 static int64_t fallen(const struct vlad_sag *sag, int oldest, int64_t mean_mv)
 {
-    int64_t steepest_mv = 0;
+    int64_t highest_mv[VLAD_SAG_TICKS + 1]; /* from there on */
+    int64_t lowest_mv = INT64_MAX, steepest_mv = 0;
 
-    for (int i = 0; i < VLAD_SAG_TICKS; i++) {
-        int64_t after_mv = i + 2 < VLAD_SAG_TICKS
-                               ? sag->mean_mv[(oldest + i + 2) % VLAD_SAG_TICKS] : mean_mv;
-        int64_t fall_mv = sag->mean_mv[(oldest + i) % VLAD_SAG_TICKS] - after_mv;
+    highest_mv[VLAD_SAG_TICKS] = mean_mv;
+    for (int i = VLAD_SAG_TICKS - 1; i >= 0; i--) {
+        int64_t mv = sag->mean_mv[(oldest + i) % VLAD_SAG_TICKS];
 
-        steepest_mv = fall_mv > steepest_mv ? fall_mv : steepest_mv;
+        highest_mv[i] = mv > highest_mv[i + 1] ? mv : highest_mv[i + 1];
+    }
+    for (int i = 0; i + 2 <= VLAD_SAG_TICKS; i++) {
+        int64_t mv = sag->mean_mv[(oldest + i) % VLAD_SAG_TICKS];
+
+        lowest_mv = mv < lowest_mv ? mv : lowest_mv;
+        if (lowest_mv - highest_mv[i + 2] > steepest_mv)
+            steepest_mv = lowest_mv - highest_mv[i + 2];
     }
     return sag->mean_mv[oldest] - mean_mv - (steepest_mv > SAG_STEP_MV ? steepest_mv : 0);
 }

@@ -179,6 +179,32 @@ static void test_a_step_is_no_slope(void)
     }
 }
 
+/* The tick in which a supply that falls by 2 V/s holds the arm, where joint 1 reports `odd` in tick `at`. */
+static int held_at(int at, int32_t odd_mv)
+{
+    fresh();
+    health(VLAD_SAG_TICKS);
+    for (int i = 0; i < 200; i++) {
+        set_voltage(7400 - 100 * (i / 5));
+        rig.now.arm.voltage_mv[1] = i == at ? odd_mv : rig.now.arm.voltage_mv[1];
+        health(1);
+        if (own[VLAD_F_BROWN_OUT] >= VLAD_HOLD)
+            return i;
+    }
+    return 200;
+}
+
+/* One odd reading is no step: it does not stay, and hides no slope. */
+static void test_an_odd_voltage_hides_no_slope(void)
+{
+    int held = held_at(-1, 0);
+
+    CHECK(held <= 30 + 20); /* 6.8 V and 200 ms */
+    for (int at = 0; at < held; at++)
+        for (int32_t odd_mv = 0; odd_mv <= 20000; odd_mv += 1000)
+            CHECK(held_at(at, odd_mv) <= held + 6);
+}
+
 static void test_brown_out_bounds(void)
 {
     sag(7400, (const int32_t[]){ 6845, 6845, 6845 }, 0); /* 7.5 % below */
@@ -866,6 +892,7 @@ int main(void)
     test_one_good_reading();
     test_supply_as_found();
     test_a_step_is_no_slope();
+    test_an_odd_voltage_hides_no_slope();
     test_brown_out_bounds();
     test_limits_as_found();
     test_reach();
