@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx.inliner import inline_local_functions
 
 from tests import tiny_act
 from tests.tiny_act import DATA, arguments, build, chunk, compare_ensemble
@@ -163,7 +164,7 @@ def test_summary_states_bytes_and_operations_per_block(tmp_path: Path, capsys: p
 def test_the_operations_stated_are_those_of_the_graph(policy: ActPolicy, block: str) -> None:
     """Counted a second time: by the shapes of every Conv and MatMul of the graph."""
     found = next(b for b in policy.bundle.manifest.blocks if b.name == block)
-    model = onnx.load(policy.bundle.file(found.file))
+    model = inline_local_functions(onnx.load(policy.bundle.file(found.file)))
     shapes = {t.name: list(t.dims) for t in model.graph.initializer}
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     for value in [*inferred.value_info, *inferred.output, *inferred.input]:
