@@ -223,7 +223,7 @@ struct vlad_servo {
     bool wrote;     /* goals went out in the last tick */
     struct vlad_joint_watch watch;
     struct vlad_sag sag;
-    uint32_t yielding; /* joints whose goal goes back to yield_nu: row 14 */
+    uint32_t yielding; /* joints whose goal goes to yield_nu: row 14, or engaging */
     int64_t yield_nu[VLAD_MAX_JOINTS];
     int64_t easing_since_ns; /* PARK without a sweep; 0 = not */
     uint32_t limits_due;     /* joints whose torque limit must go out */

@@ -286,32 +286,41 @@ static bool come_to_rest(struct vlad_servo *servo)
 }
 
 /* Engaging a joint whose torque limit is low: raised, it would pull the joint from where it sagged to, to
- * its goal. So the goal goes to where the joint is, one step a tick, and the limit is raised once the goal
- * register shows it there. True while there is such a joint, or one whose register does not show the raised
- * limit: the queue, once begun, waits for none. Nor is the arm at rest: no chunk of this time is executed. */
+ * its goal. So the goal goes to where the joint was when it was engaged, one step a tick, and the limit is
+ * raised once the goal register shows it there. Not to where the joint is: under a load it hangs below its
+ * goal, and would be followed down. True while there is such a joint, or one whose register does not show
+ * the raised limit: the queue, once begun, waits for none. Nor is the arm at rest: no chunk of this time is
+ * executed. */
 static bool take_up(struct vlad_servo *servo)
 {
     const struct vlad_arm_state *arm = &servo->now.arm;
-    int64_t pose_nu[VLAD_MAX_JOINTS];
     uint32_t low = 0;
 
     if (servo->read_at_ns != INT64_MIN)
         return false;
     for (int j = 0; j < servo->config.gate.limits.n_joints; j++) {
-        pose_nu[j] = inside(servo, j, arm->position_nu[j]);
-        if (servo->now.limit_permille[j] == 1000 && !(arm->limited >> j & 1))
+        uint32_t joint = 1u << j;
+
+        if (servo->now.limit_permille[j] == 1000 && !(arm->limited & joint))
             continue;
-        low |= 1u << j;
-        if (servo->now.limit_permille[j] < 1000 && arm->answered >> j & 1 &&
-            llabs(arm->goal_nu[j] - pose_nu[j]) <= servo->trajectory.step_nu[j]) {
+        low |= joint;
+        if (servo->now.limit_permille[j] == 1000 || !(arm->answered & joint))
+            continue;
+        if (!(servo->yielding & joint)) {
+            servo->yielding |= joint;
+            servo->yield_nu[j] = inside(servo, j, arm->position_nu[j]);
+        }
+        if (llabs(arm->goal_nu[j] - servo->yield_nu[j]) <= servo->trajectory.step_nu[j]) {
             servo->now.limit_permille[j] = 1000;
-            servo->limits_due |= 1u << j;
+            servo->limits_due |= joint;
         }
     }
     if (low) {
-        vlad_trajectory_yield(&servo->trajectory, low, pose_nu);
+        vlad_trajectory_yield(&servo->trajectory, servo->yielding, servo->yield_nu);
         vlad_trajectory_stop(&servo->trajectory);
         servo->trajectory.still_ticks = 0;
+    } else {
+        servo->yielding = 0;
     }
     return low;
 }

@@ -31,12 +31,26 @@ struct judged_arm {
     int torque_refusals;            /* so many torque commands end with -EAGAIN */
     uint64_t torque_commands, torque_on;
     int64_t in_force_nu[JOINTS];    /* last goal that a powered servo got */
+    int64_t lowest_nu[JOINTS], highest_nu[JOINTS]; /* where it was read since it was engaged */
 };
 static struct judged_arm arm;
 
 static int judged_read(void *ctx, int64_t deadline_ns, struct vlad_arm_state *state)
 {
-    return vlad_memory_arm_ops.read(&((struct judged_arm *)ctx)->memory, deadline_ns, state);
+    struct judged_arm *judged = ctx;
+    int rc = vlad_memory_arm_ops.read(&judged->memory, deadline_ns, state);
+
+    for (int j = 0; j < JOINTS; j++) {
+        int64_t nu = state->position_nu[j];
+        bool first = rig.mode != VLAD_ENGAGED;
+
+        nu = nu < -LIMIT_NU ? -LIMIT_NU : nu > LIMIT_NU ? LIMIT_NU : nu;
+        if (first || nu < judged->lowest_nu[j])
+            judged->lowest_nu[j] = nu;
+        if (first || nu > judged->highest_nu[j])
+            judged->highest_nu[j] = nu;
+    }
+    return rc;
 }
 
 static int judged_write(void *ctx, int64_t deadline_ns, const int64_t *goal_nu)
@@ -87,15 +101,15 @@ static int judged_limit(void *ctx, int64_t deadline_ns, uint32_t mask, const int
 
     for (int j = 0; j < JOINTS; j++) {
         const struct vlad_memory_arm *memory = &judged->memory;
-        int64_t pose_nu = rig.now.arm.position_nu[j];
+        int64_t step_nu = rig.trajectory.step_nu[j];
 
         if (mask >> j & 1) /* raised only where an operator engages .. */
             CHECK(permille[j] <= memory->limit_permille[j] || rig.mode == VLAD_ENGAGED);
         if (!(mask >> j & 1) || permille[j] <= memory->asked_permille[j] ||
             !(memory->torque_mask >> j & 1))
             continue;
-        pose_nu = pose_nu < -LIMIT_NU ? -LIMIT_NU : pose_nu > LIMIT_NU ? LIMIT_NU : pose_nu;
-        CHECK(llabs(memory->goal_nu[j] - pose_nu) <= rig.trajectory.step_nu[j]); /* .. and nothing pulls */
+        CHECK(memory->goal_nu[j] >= judged->lowest_nu[j] - step_nu); /* .. and nothing pulls it elsewhere */
+        CHECK(memory->goal_nu[j] <= judged->highest_nu[j] + step_nu);
     }
     return vlad_memory_arm_ops.limit(&judged->memory, deadline_ns, mask, permille);
 }

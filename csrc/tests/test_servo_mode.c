@@ -89,6 +89,33 @@ static void test_engage_takes_up_a_sagged_joint(void)
     check_taken_up(1);
 }
 
+/* A joint under a load hangs below its goal by what its controller needs, and follows the goal down: the goal
+ * goes to where the joint was when it was engaged, and no further. */
+static void test_taking_up_follows_no_joint_down(void)
+{
+    for (int64_t step_nu = 2 * MILLI; step_nu <= 24 * MILLI; step_nu += 2 * MILLI) /* of a slow joint, a fast one */
+        for (int64_t sag_nu = 20 * MILLI; sag_nu <= 100 * MILLI; sag_nu += 40 * MILLI) {
+            int64_t queue_nu;
+            int n = 0;
+
+            begin_sagged(sag_nu, 500);
+            rig.trajectory.step_nu[1] = step_nu;
+            queue_nu = arm.memory.goal_nu[1];
+            vlad_servo_request(&rig, VLAD_REQ_ENGAGE);
+            for (; arm.memory.limit_permille[1] < 1000; n++) {
+                CHECK(n <= sag_nu / step_nu + 2);
+                ticks(1);
+                CHECK_EQ(seen.mode, VLAD_ENGAGED);
+                CHECK(arm.memory.goal_nu[1] >= queue_nu - sag_nu);
+                arm.memory.present_nu[1] += (arm.memory.goal_nu[1] - sag_nu - arm.memory.present_nu[1]) / 4;
+            }
+            ticks(5);
+            CHECK_EQ(seen.mode, VLAD_ENGAGED);
+            CHECK_EQ(arm.memory.goal_nu[1], queue_nu - sag_nu);
+            CHECK_EQ(rig.yielding, 0);
+        }
+}
+
 /* A crash in the middle of a let-down, with one joint limp by then: the two that hold sagged. */
 static void test_engage_where_some_joints_hold(void)
 {
@@ -922,6 +949,7 @@ static void test_what_ends_the_inhibition(void)
 int main(void)
 {
     test_engage_takes_up_a_sagged_joint();
+    test_taking_up_follows_no_joint_down();
     test_engage_where_some_joints_hold();
     test_taking_up_waits_for_the_servo();
     test_taking_up_waits_for_the_limit();
