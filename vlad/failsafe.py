@@ -73,7 +73,7 @@ unpowered joint is never swept anywhere, even when PARK is the more severe react
 arm is let down: it stops, the torque limits of all servos fade to zero within 2 s, and then torque
 is off, because a motor that is too hot and merely held goes on heating. An operator's `hold` ends
 either; the arm is then held with the torque limit that is left, until `clear`, `park` or `limp`.
-Torque limits are raised again only by engaging, each once the goal is where the joint is, and power comes on only once they are read back.
+Torque limits are raised again only by engaging, each once the goal is where the joint then was, and power comes on only once they are read back.
 
 ## Clearing
 
