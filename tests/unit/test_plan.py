@@ -441,7 +441,6 @@ def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
         (["--measure", "/nonexistent/a.toml"], "/nonexistent: no such directory"),
         (["--measure", "a b.toml"], "'a b' will be the board's name"),
         (["--measure", "a.toml", "--board", "imx95"], "--board has no meaning"),
-        (["--policy", "act", "--board", "imx95", "--ladder", "state_only"], "needs a prefix"),
     ],
 )
 def test_what_cannot_be_told_is_an_error_of_its_own(

@@ -163,7 +163,7 @@ def _rungs(outcome: Outcome) -> Iterator[Advice]:
     """Cheaper requests in between: they keep a policy that fits in motion when it grows slow, and are not
     judged at load."""
     setup, policy = outcome.setup, outcome.setup.policy
-    if policy is None or setup.board is None or not policy.refreshable:
+    if policy is None or setup.board is None:
         return
     for name in ("reuse", "state_only"):
         cost = predict(policy, setup.board, setup.on, parse_rung(name)).total_ns

@@ -16,10 +16,10 @@ from vlad.config import read_toml
 from vlad.errors import ConfigError
 
 BUILT_IN = Path(__file__).resolve().parent.parent / "boards"
-DTYPES = ("float32", "float16", "int8", "int4")
-IN_FLOAT32 = ("float16", "int4")  # computed in float32 where a unit has no rate of their own
+DTYPES = ("float32", "float16", "bfloat16", "int8", "int4")
+IN_FLOAT32 = ("float16", "bfloat16", "int4")  # computed in float32 where a unit has no rate of their own
 
-Dtype = Literal["float32", "float16", "int8", "int4"]
+Dtype = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 NAME = "[A-Za-z0-9_.-]{1,64}"
 Name = Annotated[str, msgspec.Meta(pattern=f"^{NAME}$")]
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vlad import bundle as bundles
 from vlad.errors import Refused, VladError
-from vlad.ladder import Vision, parse_ladder
+from vlad.ladder import parse_ladder
 from vlad.plan.advice import Advice, advise
 from vlad.plan.board import DTYPES, NAME, built_in, load_board, to_toml
 from vlad.plan.prediction import Outcome, Setup, evaluate
@@ -162,8 +162,6 @@ def _setup(options: argparse.Namespace) -> Setup:
     for rung in ladder:
         if rung.steps is not None and rung.steps >= policy.steps:
             raise Refused(f"--ladder: {rung.name!r} is no fewer than the policy's {policy.steps} flow steps")
-        if rung.vision is Vision.NONE and not policy.refreshable:
-            raise Refused(f"--ladder: {rung.name!r} needs a prefix, which type {policy.policy_type} has not")
     on = dict(options.on)
     for block in on:
         policy.block(block)

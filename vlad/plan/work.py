@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from vlad.errors import BundleError, Refused
+from vlad.expert import EVALUATIONS
 from vlad.ladder import FULL, Rung, Vision
 from vlad.manifest import Manifest, SmolvlaManifest
 
-BYTES = {"float32": 4.0, "float16": 2.0, "int8": 1.0, "int4": 0.5}
+BYTES = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0, "int8": 1.0, "int4": 0.5}
 PER: dict[str, Literal["camera", "chunk", "step"]] = {
     "vision": "camera", "prefill": "chunk", "context": "chunk", "expert": "step", "policy": "chunk",
 }  # fmt: skip
@@ -51,8 +52,8 @@ class Work:
 @dataclass(frozen=True, slots=True)
 class PolicyWork:
     """A policy as its blocks' work. tokens: of the prefix that the work is for. steps: 0 without a flow.
-    A state-only refresh (refreshable) is one token of the prefill block. picture: what one costs before the
-    vision block, 1 being that of 512 x 512."""
+    A state-only refresh is one token of the prefill block. picture: what one costs before the
+    vision block, 1 being that of 512 x 512. evaluations: of the expert, in a flow step."""
 
     name: str
     policy_type: str
@@ -63,8 +64,8 @@ class PolicyWork:
     rate_hz: float
     tokens: int
     tokens_per_camera: int
-    refreshable: bool
     picture: float = 1.0
+    evaluations: int = 1
 
     @property
     def weights_bytes(self) -> float:
@@ -76,7 +77,8 @@ class PolicyWork:
         cameras = rung.least_encoded(self.cameras) if encoded is None else encoded
         works = []
         for work in self.blocks:
-            calls = {"camera": cameras, "chunk": 1, "step": rung.steps or self.steps}[PER[work.block]]
+            steps = (rung.steps or self.steps) * self.evaluations
+            calls = {"camera": cameras, "chunk": 1, "step": steps}[PER[work.block]]
             flops = work.flops
             if rung.vision is Vision.NONE and work.block == "prefill":
                 flops /= self.tokens
@@ -88,13 +90,14 @@ class PolicyWork:
         """The same policy with other cameras: what the prefix costs goes with its tokens."""
         tokens = self.tokens + (cameras - self.cameras) * self.tokens_per_camera
         blocks = self._scaled(OF_TOKENS, tokens / self.tokens)
-        return replace(self, cameras=cameras, tokens=tokens, blocks=_calls(blocks, cameras, self.steps))
+        blocks = _calls(blocks, cameras, self.steps * self.evaluations)
+        return replace(self, cameras=cameras, tokens=tokens, blocks=blocks)
 
     def with_steps(self, steps: int) -> PolicyWork:
         """Raises Refused for a policy without a flow."""
         if not self.steps:
             raise Refused(f"{self.name}: a policy of type {self.policy_type} has no flow steps: leave --steps out")
-        return replace(self, steps=steps, blocks=_calls(self.blocks, self.cameras, steps))
+        return replace(self, steps=steps, blocks=_calls(self.blocks, self.cameras, steps * self.evaluations))
 
     def with_chunk(self, chunk_size: int) -> PolicyWork:
         """The same policy with longer or shorter chunks."""
@@ -118,8 +121,8 @@ class PolicyWork:
         return tuple(replace(w, flops=w.flops * by) if w.block in names else w for w in self.blocks)
 
 
-def _calls(blocks: Sequence[Work], cameras: int, steps: int) -> tuple[Work, ...]:
-    return tuple(replace(w, calls={"camera": cameras, "chunk": 1, "step": steps}[PER[w.block]]) for w in blocks)
+def _calls(blocks: Sequence[Work], cameras: int, evaluations: int) -> tuple[Work, ...]:
+    return tuple(replace(w, calls={"camera": cameras, "chunk": 1, "step": evaluations}[PER[w.block]]) for w in blocks)
 
 
 def of_manifest(manifest: Manifest, name: str) -> PolicyWork:
@@ -128,9 +131,10 @@ def of_manifest(manifest: Manifest, name: str) -> PolicyWork:
     names = [block.name for block in manifest.blocks]
     if unknown := [block for block in names if block not in PER]:
         raise BundleError(f"{name}: what block {unknown[0]!r} has to compute for a chunk is not known here")
-    cameras, tokens, longest, each, steps, picture = len(manifest.cameras), 1, 1, 0, 0, 1.0
+    cameras, tokens, longest, each, steps, picture, evaluations = len(manifest.cameras), 1, 1, 0, 0, 1.0, 1
     if isinstance(manifest, SmolvlaManifest):
         each, steps = manifest.prefix.image_tokens, manifest.flow.steps
+        evaluations = EVALUATIONS[manifest.flow.solver]
         longest = cameras * each + manifest.max_task_tokens + 1
         spoken = max(len(task.token_ids) for task in manifest.tasks)
         tokens = longest if manifest.tokenizer is not None else cameras * each + spoken + 1
@@ -139,8 +143,8 @@ def of_manifest(manifest: Manifest, name: str) -> PolicyWork:
         Work(b.name, 1, b.flops * (tokens / longest if b.name in OF_TOKENS else 1), b.file.bytes, b.parameters, b.dtype)
         for b in manifest.blocks
     )
-    return PolicyWork(name, manifest.policy_type, _calls(blocks, cameras, steps), cameras, steps, manifest.chunk_size,
-                      manifest.rate_hz, tokens, each, "prefill" in names, picture)  # fmt: skip
+    return PolicyWork(name, manifest.policy_type, _calls(blocks, cameras, steps * evaluations), cameras, steps,
+                      manifest.chunk_size, manifest.rate_hz, tokens, each, picture, evaluations)  # fmt: skip
 
 
 def smolvla(cameras: int, steps: int = 10, chunk_size: int = 50, rate_hz: float = 30.0) -> PolicyWork:
@@ -157,7 +161,7 @@ def smolvla(cameras: int, steps: int = 10, chunk_size: int = 50, rate_hz: float 
     flops = {"vision": vision, "prefill": prefill, "context": 32 * tokens * 320**2, "expert": expert}
     blocks = tuple(Work(b, 1, flops[b], 4.0 * parameters[b], parameters[b], "float32") for b in flops)
     return PolicyWork("smolvla (published sizes)", "smolvla", _calls(blocks, cameras, steps), cameras, steps,
-                      chunk_size, rate_hz, tokens, image_tokens, True)  # fmt: skip
+                      chunk_size, rate_hz, tokens, image_tokens)  # fmt: skip
 
 
 def act(cameras: int, chunk_size: int = 100, rate_hz: float = 30.0, height: int = 480, width: int = 640) -> PolicyWork:
@@ -174,7 +178,7 @@ def act(cameras: int, chunk_size: int = 100, rate_hz: float = 30.0, height: int 
         Work("policy", 1, encoder + decoder, 4 * 23_600_000, 23_600_000, "float32"),
     )
     return PolicyWork("act (LeRobot's defaults)", "act", _calls(blocks, cameras, 0), cameras, 0, chunk_size, rate_hz,
-                      tokens, each, False)  # fmt: skip
+                      tokens, each)  # fmt: skip
 
 
 PUBLISHED: dict[str, Callable[[int], PolicyWork]] = {"smolvla": smolvla, "act": act}
