@@ -45,7 +45,7 @@ static void take(struct vlad_feetech_arm *arm, int j, const struct vlad_feetech_
     last->limited &= ~bit;
     if (reply->data[VLAD_REG_TORQUE_ENABLE - FEEDBACK] != 0)
         last->powered |= bit;
-    int32_t limit = value(reply, VLAD_REG_TORQUE_LIMIT, 15);
+    int32_t limit = vlad_feetech_u16(reply->data + (VLAD_REG_TORQUE_LIMIT - FEEDBACK)); /* no sign */
     last->limit_permille[j] = limit * 1000 / arm->joint[j].max_torque_permille;
     if (arm->asked_limit[j] >= 0 && limit != arm->asked_limit[j])
         last->limited |= bit;

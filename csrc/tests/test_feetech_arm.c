@@ -156,6 +156,12 @@ static void test_read_back(void)
     CHECK_EQ(read_arm(), 0);
     CHECK_EQ(state.limited, 1 << 5);
 
+    set_u16(5, 48, 0x8001); /* a register without a sign: misread, it is never below zero */
+    line.now_ns += VLAD_NS_PER_S;
+    CHECK_EQ(read_arm(), 0);
+    CHECK(state.limit_permille[5] > 1000);
+    CHECK_EQ(state.limited, 1 << 5);
+
     permille[0] = 1001;
     CHECK_EQ(vlad_feetech_arm_ops.limit(&arm, INT64_MAX, 1, permille), -EINVAL);
     permille[0] = -1;
