@@ -455,6 +455,8 @@ class Daemon:
             loaded = load(path, self.config, self.servo.lookahead_ns, mode=self._mode,
                           manifest_sha256=manifest_sha256, factory=self._factory, progress=self._loading)
             try:
+                if self._stop.is_set():
+                    raise TimeoutError("vlad is stopping")
                 self.install(loaded)
             except TimeoutError as error:
                 loaded.policy.close()

@@ -61,10 +61,10 @@ def run_daemon(argv: Sequence[str]) -> int:
         )
     except ConfigError as error:
         print(f"vlad run: {error}", file=sys.stderr)
-        return config.EXIT_CONFIG
+        status = config.EXIT_CONFIG
     except VladError as error:
         print(f"vlad run: {error}", file=sys.stderr)
-        return 1
+        status = 1
     finally:
         writer.stop()
     if aside.left_behind():
