@@ -15,6 +15,8 @@ def check() -> None:
     """Raises AbiMismatch, naming every compiled module of another number, and what to do."""
     found = {}
     for module in pkgutil.iter_modules(_native.__path__):
+        if not module.name.isidentifier():
+            continue  # vlad-fused.so is ONNX Runtime's to load, and has a version of its own
         try:
             found[module.name] = getattr(importlib.import_module(f"vlad._native.{module.name}"), "ABI", "none")
         except ImportError as error:
