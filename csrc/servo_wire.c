@@ -294,7 +294,7 @@ static bool come_to_rest(struct vlad_servo *servo)
 static bool take_up(struct vlad_servo *servo)
 {
     const struct vlad_arm_state *arm = &servo->now.arm;
-    uint32_t low = 0;
+    bool low = false;
 
     if (servo->read_at_ns != INT64_MIN)
         return false;
@@ -303,7 +303,7 @@ static bool take_up(struct vlad_servo *servo)
 
         if (servo->now.limit_permille[j] == 1000 && !(arm->limited & joint))
             continue;
-        low |= joint;
+        low = true;
         if (servo->now.limit_permille[j] == 1000 || !(arm->answered & joint))
             continue;
         if (!(servo->yielding & joint)) {

@@ -487,6 +487,24 @@ static void test_a_pace_that_no_servo_has(void)
         }
 }
 
+/* What it is off by: apart from its pace, unless that explains more than half of what a servo can do. */
+static void test_how_far_it_jumped(void)
+{
+    int64_t reach_nu = NO_LOAD / 100 + SLACK;
+
+    for (int over = 0; over < 2; over++) {
+        int64_t change_nu = reach_nu / 2 + over, pace_nu = reach_nu + 1 - change_nu;
+
+        fresh();
+        truth(TICK);
+        read_at(TICK, pace_nu / 2);
+        read_at(TICK, pace_nu / 2 + pace_nu);
+        CHECK_EQ(rig.watch.pace_nu[1], pace_nu);
+        read_at(TICK, pace_nu / 2 + pace_nu + reach_nu + 1);
+        CHECK_EQ(rig.watch.jumped_nu[1], over ? change_nu : reach_nu + 1);
+    }
+}
+
 static int torque_events(int64_t mask)
 {
     struct vlad_event event;
@@ -900,6 +918,7 @@ int main(void)
     test_odd_readings();
     test_pace();
     test_a_pace_that_no_servo_has();
+    test_how_far_it_jumped();
     test_liars();
     test_goals_lost();
     test_following_limit();

@@ -201,6 +201,24 @@ static void test_taking_up_waits_for_the_limit(void)
     CHECK_EQ(arm.memory.limit_permille[1], 1000);
 }
 
+/* A joint with all its torque hangs below its goal by what its controller needs: it is not taken up for one
+ * reading of its limit that differs. */
+static void test_a_misread_limit_moves_no_goal(void)
+{
+    int64_t goal_nu;
+
+    begin_sagged(90 * MILLI, 500);
+    arm.memory.present_nu[0] -= 30 * MILLI;
+    ask(VLAD_REQ_ENGAGE);
+    goal_nu = arm.memory.goal_nu[0];
+    arm.memory.limit_permille[0] = 900;
+    ticks(2);
+    CHECK_EQ(arm.memory.limit_permille[1], 500); /* meanwhile */
+    CHECK_EQ(arm.memory.goal_nu[0], goal_nu);
+    CHECK_EQ(rig.yielding, 2);
+    CHECK_EQ(arm.memory.limit_permille[0], 1000);
+}
+
 /* The goal moves: the arm is not at rest, and nothing that was seen or computed before it stands is executed. */
 static void test_no_cold_start_while_taking_up(void)
 {
@@ -212,6 +230,7 @@ static void test_no_cold_start_while_taking_up(void)
     ask(VLAD_REQ_ENGAGE);
     for (; arm.memory.limit_permille[1] < 1000; n++) {
         CHECK(!seen.at_rest);
+        CHECK_EQ(rig.trajectory.still_ticks, 0);
         CHECK_EQ(push_curve(rig.now.t_ns, 0, true), VLAD_REJECTED);
         ticks(1);
     }
@@ -953,6 +972,7 @@ int main(void)
     test_engage_where_some_joints_hold();
     test_taking_up_waits_for_the_servo();
     test_taking_up_waits_for_the_limit();
+    test_a_misread_limit_moves_no_goal();
     test_no_cold_start_while_taking_up();
     test_engage_takes_up_what_the_register_shows();
     test_every_word_of_requests();
