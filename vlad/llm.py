@@ -144,8 +144,11 @@ class LanguageModel:
         empty = np.zeros((0, sizes.kv_heads * sizes.head_dim), dtype=np.float32)
         past = range(sizes.layers - 1)
         self._no_past = {f"past_{which}{i}": empty for i in past for which in ("key", "value")}
-        if self._no_past.keys() - {value.name for value in bundle.block("prefill").inputs}:
+        taken = {value.name for value in bundle.block("prefill").inputs if value.name.startswith("past_")}
+        if "past_key" in taken:
             raise BundleError(f"{bundle.path}: its blocks are of an earlier version: build it again with `vlad build`")
+        if taken != self._no_past.keys():
+            raise BundleError(f"{bundle.path}: prefix.layers is {sizes.layers}, block prefill takes {sorted(taken)}")
         self._layers = [f"{which}{i}" for i in range(sizes.layers) for which in ("key", "value")]
         self._projected = [value.name for value in bundle.block("context").inputs]
         self._no_tokens = np.zeros((0, sizes.hidden), dtype=np.float32)

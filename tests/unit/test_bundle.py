@@ -233,9 +233,9 @@ def test_free_text_ships_the_tokenizer_and_all_tokens(path: Path, tmp_path: Path
 
 def test_blocks_of_an_earlier_version_are_named_as_such(path: Path) -> None:
     built = bundles.load(path)
-    blocks = [
-        msgspec.structs.replace(b, inputs=[v for v in b.inputs if v.name != "past_key0"]) for b in built.manifest.blocks
-    ]
+    value = built.manifest.blocks[0].inputs[0]
+    past = [msgspec.structs.replace(value, name=name) for name in ("past_key", "past_value")]
+    blocks = [msgspec.structs.replace(b, inputs=past) if b.name == "prefill" else b for b in built.manifest.blocks]
     old = bundles.Bundle(built.path, msgspec.structs.replace(built.manifest, blocks=blocks))
     with pytest.raises(BundleError, match="earlier version: build it again"):
         Policy(old, load=lambda *_: NoSession())
