@@ -60,7 +60,9 @@ class Threads(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def session_options(name: str, threads: Threads) -> Any:
-    """ONNX Runtime's options for the block `name`. Raises ConfigError for threads that cannot be."""
+    """ONNX Runtime's options for the block `name`. Raises ConfigError for threads that cannot be, or operators
+    of our own that cannot be loaded.
+    """
     import onnxruntime as ort
 
     if threads.count < 1:
@@ -74,7 +76,10 @@ def session_options(name: str, threads: Threads) -> Any:
     if threads.affinity is not None and threads.count > 1:
         options.add_session_config_entry("session.intra_op_thread_affinities", _affinities(name, threads))
     if FUSED.exists():
-        options.register_custom_ops_library(str(FUSED))
+        try:
+            options.register_custom_ops_library(str(FUSED))
+        except Exception as error:  # ONNX Runtime raises classes of its own, derived from Exception alone
+            raise ConfigError(f"{FUSED}: ONNX Runtime cannot load it: {error}; install vlad anew") from error
     return options
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlad.backend import Threads, session_options
 from vlad.build.architecture import Architecture
 from vlad.build.expert import build_expert, expert_flops
 from vlad.build.graph import Graph
@@ -208,13 +209,10 @@ def _session(graph: Graph, directory: Path, dtype: str, threads: int) -> Any:
 
 
 def session(path: Path, threads: int) -> Any:
-    """As vlad.backend makes it: sequential, no spinning."""
+    """As vlad.backend makes it."""
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.inter_op_num_threads, options.intra_op_num_threads = 1, threads
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options = session_options(path.stem, Threads(count=threads))
     return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
