@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 
 os.environ.setdefault("MUJOCO_GL", "osmesa")  # read when mujoco is first imported
 
@@ -19,6 +20,9 @@ from tests.survival import (  # noqa: F401 - the plugin that ties tests to rows
 )
 from vlad.scheduler import SchedulerConfig
 from vlad.servo import JointLimits, ServoConfig
+
+# Where tests run in the background of a shell, SIGINT is ignored, and by the processes that they start too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A machine that is busy makes drawing slow; that is no fault of a test.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])

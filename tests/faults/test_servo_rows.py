@@ -472,6 +472,22 @@ def test_f12_a_policy_of_another_shape_holds_after_three(moving: Simulation) -> 
         assert (tick(moving)["mode"] == "stopping") == (i == 2)
 
 
+def test_rest_counts_from_a_reading_of_all_joints(moving: Simulation) -> None:
+    """A cold chunk observed before the arm came to rest would be rejected as `moved`."""
+    servo = moving.servo
+    for _ in range(400):  # the queue runs dry, and whenever it does, a joint is silent for three ticks
+        if tick(moving)["at_rest"]:
+            break
+        moving.arm.inject(silent=0b000010 if servo.queue_view()[5] == 0 else 0)
+    report = servo.report()
+    assert report["at_rest"] and report["mode"] == "engaged"
+    assert servo.joint_state()[0] < report["rest_since_ns"]
+    assert not servo.queue_view()[3]
+    moving.arm.inject(silent=0)
+    tick(moving)
+    assert servo.queue_view()[3] and servo.joint_state()[0] >= report["rest_since_ns"]
+
+
 def test_a_pose_that_is_old_in_part_keeps_its_time(moving: Simulation) -> None:
     heard_ns = moving.servo.joint_state()[0]
     moving.arm.inject(silent=0b000010)

@@ -155,7 +155,9 @@ class Servo:
     def joint_state(self) -> tuple[int, int, NDArray[np.float64]]:
         """(t_ns, mask of joints that answered, positions [n_joints])."""
     def queue_view(self) -> tuple[int, str, int, bool, int | None, int, int, int]:
-        """(t_ns, mode, epoch or 0, at_rest, last_due_ns or None, depth, t_execution_ns, why_not)."""
+        """(t_ns, mode, epoch or 0, at_rest, last_due_ns or None, depth, t_execution_ns, why_not).
+
+        at_rest: and all joints were read since, so that a chunk observed now is one observed at rest."""
     def report(self) -> dict[str, Any]: ...
     def next_event(self) -> tuple[int, str, int, int, int] | None:
         """(t_ns, kind, a, b, value) of enum vlad_event_kind; None when there is none."""

@@ -394,13 +394,16 @@ cdef class Servo:
         return r.arm.t_ns, r.arm.answered, out
 
     def queue_view(self):
-        """(t_ns, mode, epoch or 0, at_rest, last_due_ns or None, depth, t_execution_ns, why_not)."""
+        """(t_ns, mode, epoch or 0, at_rest, last_due_ns or None, depth, t_execution_ns, why_not).
+
+        at_rest: and all joints were read since, so that a chunk observed now is one observed at rest."""
         cdef vlad_servo_report read
         cdef vlad_servo_report *r = &read
         vlad_servo_read(self.c, r)
         engaged = MODES[r.mode] == "engaged"
         empty = not engaged or r.queue_depth == 0
-        return (r.t_ns, MODES[r.mode], r.epoch if engaged else 0, bool(r.at_rest),
+        at_rest = r.at_rest and r.arm.t_ns >= r.rest_since_ns
+        return (r.t_ns, MODES[r.mode], r.epoch if engaged else 0, at_rest,
                 None if empty else r.last_due_ns, 0 if empty else r.queue_depth,
                 0 if empty else r.t_execution_ns, r.why_not)
 
