@@ -38,12 +38,14 @@ static void lower(struct vlad_control_socket *control, struct vlad_control_clien
     char text[256];
     int size;
 
+    lowered.t_ns = vlad_clock_now_ns(); /* before the loop can act on it */
     /* The epoch first: who compares epochs after raising authority must not miss this one. */
     atomic_fetch_add(&control->lower_epoch, 1);
     control->lower(control->lower_context, lowered.lower);
-    lowered.t_ns = vlad_clock_now_ns();
-    vlad_control_longest(control, VLAD_CC_LONGEST_LOWER_NS, lowered.t_ns - pass_ns);
+    vlad_control_longest(control, VLAD_CC_LONGEST_LOWER_NS, vlad_clock_now_ns() - pass_ns);
     vlad_seqlock_write(&control->lowered.lock, &control->lowered.body, &lowered, sizeof lowered);
+    if (!vlad_record_ring_push(&control->lowerings, &lowered, "", 0))
+        vlad_control_count(control, VLAD_CC_UNTOLD);
     vlad_control_count(control, hold ? VLAD_CC_HOLDS : VLAD_CC_LIMPS);
     size = snprintf(text, sizeof text,
                     "{\"v\":1,\"id\":%.*s,\"ok\":true,\"result\":{\"requested\":\"%s\","

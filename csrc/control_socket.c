@@ -17,8 +17,8 @@
 const char *const vlad_control_counter_name[VLAD_CC_N] = {
     "connections", "refused_clients", "evicted", "fd_exhausted", "accept_failures", "lines",
     "malformed", "oversize", "half_open", "slow_readers", "broken", "not_permitted", "holds",
-    "limps", "forwarded", "busy", "abandoned", "replies", "orphan_replies", "longest_pass_ns",
-    "longest_lower_ns",
+    "limps", "forwarded", "busy", "abandoned", "replies", "orphan_replies", "untold",
+    "longest_pass_ns", "longest_lower_ns",
 };
 
 static int set_up(struct vlad_control_socket *control, const struct vlad_control_config *config)
@@ -48,6 +48,8 @@ static int set_up(struct vlad_control_socket *control, const struct vlad_control
                           sizeof control->request_bytes, sizeof(struct vlad_control_request));
     vlad_record_ring_init(&control->replies, control->reply_bytes, sizeof control->reply_bytes,
                           sizeof(uint64_t));
+    vlad_record_ring_init(&control->lowerings, control->lowering_bytes,
+                          sizeof control->lowering_bytes, sizeof(struct vlad_control_lowered));
     atomic_init(&control->beat_ns, vlad_clock_now_ns());
     return -pthread_mutex_init(&control->reply_lock, NULL);
 }
@@ -204,9 +206,17 @@ uint64_t vlad_control_socket_lower_epoch(struct vlad_control_socket *control)
 }
 
 void vlad_control_socket_lowered(struct vlad_control_socket *control,
-                                 struct vlad_control_lowered *lowered)
+                                 struct vlad_control_lowered *newest)
 {
-    vlad_seqlock_read(&control->lowered.lock, &control->lowered.body, lowered, sizeof *lowered);
+    vlad_seqlock_read(&control->lowered.lock, &control->lowered.body, newest, sizeof *newest);
+}
+
+bool vlad_control_socket_next_lowered(struct vlad_control_socket *control,
+                                      struct vlad_control_lowered *lowered)
+{
+    unsigned char none;
+
+    return vlad_record_ring_pop(&control->lowerings, lowered, &none) == 0;
 }
 
 int64_t vlad_control_socket_beat_ns(struct vlad_control_socket *control)

@@ -63,6 +63,7 @@ enum vlad_control_counter {
     VLAD_CC_ABANDONED,         /* forwarded, and its client gone before it was taken up */
     VLAD_CC_REPLIES,
     VLAD_CC_ORPHAN_REPLIES,    /* the client was gone */
+    VLAD_CC_UNTOLD,            /* holds and limps that were obeyed and had no room in the record of them */
     VLAD_CC_LONGEST_PASS_NS,   /* one round of all clients: a stop waits no longer than two */
     VLAD_CC_LONGEST_LOWER_NS,  /* from poll() returning to the callback having been called */
     VLAD_CC_N
@@ -81,9 +82,9 @@ struct vlad_control_request {
     bool operator;
 };
 
-/* The newest hold or limp. */
+/* A hold or limp that was obeyed. */
 struct vlad_control_lowered {
-    int64_t t_ns; /* 0: none yet */
+    int64_t t_ns; /* of the newest: 0: none yet */
     uint32_t lower;
     uid_t uid;
     pid_t pid;
@@ -118,7 +119,10 @@ uint64_t vlad_control_socket_counter(struct vlad_control_socket *control,
 unsigned vlad_control_socket_clients(struct vlad_control_socket *control);
 uint64_t vlad_control_socket_lower_epoch(struct vlad_control_socket *control);
 void vlad_control_socket_lowered(struct vlad_control_socket *control,
-                                 struct vlad_control_lowered *lowered);
+                                 struct vlad_control_lowered *newest);
+/* Each of them once, the oldest first; false when there is none. One thread at a time. */
+bool vlad_control_socket_next_lowered(struct vlad_control_socket *control,
+                                      struct vlad_control_lowered *lowered);
 int64_t vlad_control_socket_beat_ns(struct vlad_control_socket *control); /* at least twice a s */
 
 #endif

@@ -14,6 +14,7 @@
 
 #define VLAD_CONTROL_SLOTS (VLAD_CONTROL_MAX_CLIENTS + VLAD_CONTROL_RESERVE)
 #define VLAD_CONTROL_RING_BYTES (1u << 20)
+#define VLAD_CONTROL_LOWERING_BYTES (1u << 11) /* 64 of them */
 
 struct vlad_control_socket {
     char path[128];
@@ -34,6 +35,7 @@ struct vlad_control_socket {
     char reply[VLAD_CONTROL_MAX_REPLY];
 
     struct vlad_record_ring requests; /* control thread -> Python */
+    struct vlad_record_ring lowerings; /* control thread -> Python: holds and limps, each */
     struct vlad_record_ring replies;  /* Python -> control thread */
     int request_fd, wake_fd;          /* eventfds: something is in the ring, or stop */
     pthread_mutex_t reply_lock;       /* among the repliers; the control thread never takes it */
@@ -50,6 +52,7 @@ struct vlad_control_socket {
         _Alignas(8) struct vlad_control_lowered body;
     } lowered; /* the control thread */
 
+    unsigned char lowering_bytes[VLAD_CONTROL_LOWERING_BYTES];
     unsigned char request_bytes[VLAD_CONTROL_RING_BYTES], reply_bytes[VLAD_CONTROL_RING_BYTES];
 };
 

@@ -122,7 +122,6 @@ class Control:
             threading.Thread(target=self._serve_changes, name="control-changes", daemon=True),
         ]
         self._stopping = threading.Event()
-        self._lowered_ns = 0
         o = operations
         self._verbs = {
             "status": _Verb(Args, lambda _: self._status(), operator=False),
@@ -180,11 +179,10 @@ class Control:
             self._answer(peer, request, self._verbs[request.verb])
 
     def _note_lowered(self) -> None:
-        lowered = self._socket.lowered()
-        if lowered is not None and lowered[0] != self._lowered_ns:
-            self._lowered_ns, verb, uid, pid = lowered
+        while (lowered := self._socket.next_lowered()) is not None:
+            t_ns, verb, uid, pid = lowered
             self._operations.events.add({
-                "t_ns": self._lowered_ns, "event": "operator", "verb": verb, "uid": uid,
+                "t_ns": t_ns, "event": "operator", "verb": verb, "uid": uid,
                 "pid": pid, "outcome": "ok",
             })  # fmt: skip
 

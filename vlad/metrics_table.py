@@ -299,6 +299,7 @@ SECTIONS: dict[str, tuple[Metric, ...]] = {
             "not_permitted": ("hold, stop or limp of somebody who is no operator", "rises: somebody's stop does not work; `control.operator_groups`"),
             "holds": ("hold and stop", ""),
             "limps": ("limp", ""),
+            "untold": ("hold, stop and limp that were obeyed and are not among the events: too many at once", "rises"),
             "forwarded": ("Requests handed to Python", ""),
             "busy": ("Requests refused because too many waited", "rises"),
             "abandoned": ("Requests whose client was gone before they were taken up", ""),

@@ -143,7 +143,8 @@ static void wait_for_clients(struct vlad_control_socket *control, unsigned wante
 static void stops_without_python(void)
 {
     struct vlad_control_socket *control = start();
-    struct vlad_control_lowered newest;
+    struct vlad_control_lowered newest, each;
+    int64_t before_ns = 0;
     int fd = dial();
 
     say(fd, HOLD);
@@ -161,17 +162,35 @@ static void stops_without_python(void)
     CHECK_EQ(newest.uid, getuid());
     CHECK_EQ(newest.pid, getpid());
     CHECK(newest.t_ns <= vlad_clock_now_ns() && newest.t_ns > 0);
+    for (int i = 0; i < 3; i++) { /* each is told of, with its own time */
+        CHECK(vlad_control_socket_next_lowered(control, &each));
+        CHECK_EQ(each.lower, i < 2 ? VLAD_LOWER_HOLD : VLAD_LOWER_LIMP);
+        CHECK(each.t_ns > before_ns && each.pid == getpid());
+        before_ns = each.t_ns;
+    }
+    CHECK_EQ(each.t_ns, newest.t_ns);
+    CHECK(!vlad_control_socket_next_lowered(control, &each));
+    for (int i = 0; i < 65; i++) { /* one more than there is room for: obeyed, and counted */
+        say(fd, HOLD);
+        CHECK(strstr(hear(fd), "\"ok\":true"));
+    }
+    CHECK_EQ(atomic_load(&holds), 67);
+    CHECK_EQ(vlad_control_socket_counter(control, VLAD_CC_UNTOLD), 1);
+    for (int i = 0; i < 64; i++)
+        CHECK(vlad_control_socket_next_lowered(control, &each));
+    CHECK(!vlad_control_socket_next_lowered(control, &each));
+    atomic_store(&holds, 2);
     /* Said and gone, it still counts; unfinished, it does not. */
     close(fd);
     fd = dial();
     say(fd, HOLD);
     close(fd);
-    wait_for(control, VLAD_CC_HOLDS, 3);
+    wait_for(control, VLAD_CC_HOLDS, 68);
     fd = dial();
     say(fd, "{\"v\":1,\"id\":\"h\",\"verb\":\"hold\"}");
     close(fd);
     wait_for_clients(control, 0);
-    CHECK_EQ(counted(control, VLAD_CC_HOLDS), 3);
+    CHECK_EQ(counted(control, VLAD_CC_HOLDS), 68);
     vlad_control_socket_free(control);
 }
 

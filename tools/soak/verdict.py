@@ -71,8 +71,8 @@ def stops_without_cause(events: Sequence[Mapping[str, Any]],
         t = left["t_ns"]
         # A fault of the same tick has its time; of a dead bus the mode changes just before.
         by = [f["name"] for f in faults if -300_000_000 <= t - f["t_ns"] <= 100_000_000]
-        # The loop acts on a hold before the interpreter, which may stand still, writes that it was asked for.
-        asked = [verb for at, verb in operator if -1_000_000_000 <= t - at <= 2_000_000_000]
+        # A change of mode has the time at which its tick began, and the request came in the midst of it.
+        asked = [verb for at, verb in operator if -50_000_000 <= t - at <= 2_000_000_000]
         asked += [verb for at, verb in requests if 0 <= t - at <= 20_000_000_000 and verb not in
                   ("engage", "resume", "clear", "load", "task")] if not asked and not by else []
         refused = [e for e in events if e["event"] == "wire" and 0 <= t - e["t_ns"] <= 50_000_000]

@@ -83,6 +83,8 @@ class ControlSocket:
         """Number of holds and limps so far."""
     def lowered(self) -> tuple[int, Literal["hold", "limp"], int, int] | None:
         """The newest: (t_ns, verb, uid, pid)."""
+    def next_lowered(self) -> tuple[int, Literal["hold", "limp"], int, int] | None:
+        """Each of them once, the oldest first: (t_ns, verb, uid, pid). One thread at a time."""
     def beat_ns(self) -> int:
         """When the thread last went round: at least every 500 ms."""
     def counters(self) -> dict[str, int]:

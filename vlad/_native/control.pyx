@@ -149,6 +149,13 @@ cdef class ControlSocket:
         return (newest.t_ns, "hold" if newest.lower == VLAD_LOWER_HOLD else "limp",
                 <unsigned int>newest.uid, newest.pid)
 
+    def next_lowered(self):
+        cdef vlad_control_lowered lowered
+        if not vlad_control_socket_next_lowered(self.started(), &lowered):
+            return None
+        return (lowered.t_ns, "hold" if lowered.lower == VLAD_LOWER_HOLD else "limp",
+                <unsigned int>lowered.uid, lowered.pid)
+
     def beat_ns(self):
         return vlad_control_socket_beat_ns(self.started())
 

@@ -54,6 +54,7 @@ cdef extern from "control_socket.h" nogil:
     unsigned vlad_control_socket_clients(vlad_control_socket *)
     uint64_t vlad_control_socket_lower_epoch(vlad_control_socket *)
     void vlad_control_socket_lowered(vlad_control_socket *, vlad_control_lowered *)
+    bint vlad_control_socket_next_lowered(vlad_control_socket *, vlad_control_lowered *)
     int64_t vlad_control_socket_beat_ns(vlad_control_socket *)
 
 cdef extern from "json_verb.h" nogil:
