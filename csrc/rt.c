@@ -30,9 +30,9 @@ static int posix_set_affinity(const int *cpus, int n_cpus)
     return sched_setaffinity(0, sizeof set, &set) < 0 ? -errno : 0;
 }
 
-/* The kernel takes no locked page back from within a heap (madvise: EINVAL), so what one policy's
- * blocks leave there the next one fragments. Blocks above this have a mapping of their own, which
- * goes when they are freed; unset, glibc raises the threshold to 32 MiB by itself. */
+/* The kernel takes no locked page back from within a heap (madvise: EINVAL; see vlad_rt_trim). Blocks
+ * above this have a mapping of their own, which goes when they are freed; unset, glibc raises the
+ * threshold to 32 MiB by itself. */
 enum { OWN_MAPPING_BYTES = 64 * 1024 };
 
 static int posix_lock_all(void)
@@ -43,6 +43,18 @@ static int posix_lock_all(void)
     mallopt(M_MMAP_THRESHOLD, OWN_MAPPING_BYTES);
 #endif
     return 0;
+}
+
+static int posix_unlock_all(void)
+{
+    return munlockall() < 0 ? -errno : 0;
+}
+
+static void posix_trim(void)
+{
+#ifdef M_MMAP_THRESHOLD /* glibc; others give back by themselves */
+    malloc_trim(0);
+#endif
 }
 
 static int posix_lock(const void *memory, size_t n)
@@ -92,6 +104,8 @@ const struct vlad_rt_ops vlad_rt_posix = {
     .set_fifo = posix_set_fifo,
     .set_affinity = posix_set_affinity,
     .lock_all = posix_lock_all,
+    .unlock_all = posix_unlock_all,
+    .trim = posix_trim,
     .lock = posix_lock,
     .lockable_bytes = posix_lockable_bytes,
     .rtprio_limit = posix_rtprio_limit,
@@ -129,6 +143,16 @@ int vlad_rt_lock_process(const struct vlad_rt_ops *ops, struct vlad_rt_step *ste
         snprintf(step->reason, sizeof step->reason, "mlockall: %s",
                  text_of(rc, text, sizeof text));
     return rc;
+}
+
+int vlad_rt_trim(const struct vlad_rt_ops *ops, struct vlad_rt_step *step)
+{
+    bool locked = ops->lockable_bytes() == INT64_MAX;
+    int rc = locked ? ops->unlock_all() : 0;
+
+    if (rc == 0)
+        ops->trim();
+    return locked ? vlad_rt_lock_process(ops, step) : 0;
 }
 
 int vlad_rt_lock_memory(const struct vlad_rt_ops *ops, void *memory, size_t n,

@@ -22,6 +22,8 @@ struct vlad_rt_ops {
     int (*set_fifo)(int priority);                     /* calling thread */
     int (*set_affinity)(const int *cpus, int n_cpus);  /* calling thread */
     int (*lock_all)(void);                             /* mlockall, on fault */
+    int (*unlock_all)(void);                           /* munlockall */
+    void (*trim)(void);                                /* malloc_trim */
     int (*lock)(const void *memory, size_t n);         /* mlock */
     int64_t (*lockable_bytes)(void); /* RLIMIT_MEMLOCK; INT64_MAX = no limit or CAP_IPC_LOCK */
     int (*rtprio_limit)(void);       /* RLIMIT_RTPRIO */
@@ -44,6 +46,12 @@ struct vlad_rt_report {
  * 450 M weights is not made resident whole). Refused under a finite RLIMIT_MEMLOCK even where
  * mlockall would succeed: later allocations would fail at the limit. 0 or -errno. */
 int vlad_rt_lock_process(const struct vlad_rt_ops *ops, struct vlad_rt_step *step);
+
+/* Gives the kernel back what the heap holds and does not use: a policy that was replaced leaves holes that
+ * its successor does not fill exactly, up to some MiB. The kernel takes no locked page back, so where the
+ * process is locked it is not for that long. Not while the arm moves: page faults of other threads wait.
+ * 0, or -errno when it could not be locked again. */
+int vlad_rt_trim(const struct vlad_rt_ops *ops, struct vlad_rt_step *step);
 
 /* Locks [memory, memory + n) and touches each page, so that no first use faults. Before any other
  * thread uses it. The pages are touched even where locking is refused. 0 or -errno. */

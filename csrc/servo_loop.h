@@ -302,6 +302,9 @@ void vlad_servo_simulate(struct vlad_servo *servo, struct vlad_memory_arm *arm, 
 /* The thread: SCHED_FIFO at `priority` on `cpu` (-1 = any). 0 or -errno of pthread_create. Whether
  * real time was granted is in the report; `reason` gets why not. */
 int vlad_servo_start(struct vlad_servo *servo, int priority, int cpu, char *reason, int reason_size);
+/* vlad_rt_trim() for the process of this loop, which is not real time any more where the memory could not
+ * be locked again: `reason` gets why, "" when all is well. 0 or -errno. */
+int vlad_servo_trim(struct vlad_servo *servo, char *reason, int reason_size);
 void vlad_servo_stop(struct vlad_servo *servo); /* joins; what the servos hold, they go on holding */
 
 #endif

@@ -1,6 +1,7 @@
 /* The thread under vlad_servo_tick(): absolute sleep, skipped periods, and simulated time. */
 #include <errno.h>     /* EINTR */
 #include <semaphore.h> /* the thread tells its starter that it is placed */
+#include <stdio.h>     /* snprintf */
 
 #include "clock.h"
 #include "memory_arm.h"
@@ -100,6 +101,17 @@ int vlad_servo_start(struct vlad_servo *servo, int priority, int cpu, char *reas
     sem_destroy(&start.placed);
     vlad_rt_reasons(&start.report, reason, (size_t)reason_size);
     return -rc;
+}
+
+int vlad_servo_trim(struct vlad_servo *servo, char *reason, int reason_size)
+{
+    struct vlad_rt_step step = { .asked = false };
+    int rc = vlad_rt_trim(&vlad_rt_posix, &step);
+
+    if (rc < 0)
+        atomic_store_explicit(&servo->realtime, 0, memory_order_relaxed);
+    snprintf(reason, (size_t)reason_size, "%s", step.reason);
+    return rc;
 }
 
 void vlad_servo_stop(struct vlad_servo *servo)

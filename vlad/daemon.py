@@ -462,9 +462,16 @@ class Daemon:
                 loaded.policy.close()
                 raise Refused(str(error)) from error
         finally:
+            self._trim()
             self._load_lock.release()
         return {"name": loaded.name, "tasks": list(loaded.tasks), "fits": loaded.check.fits,
                 "load_check": loaded.check.reason, "rungs_ms": rungs_ms(loaded)}
+
+    def _trim(self) -> None:
+        """What a policy that was replaced, or one that was refused, leaves in the heap."""
+        if self.servo.queue_view()[1] not in ("engaged", "stopping") and (why := self.servo.trim_heap()):
+            self._details["realtime"] = f"not real time: {why}"
+            self._log.error("not_realtime", reason=why)
 
     def _loading(self) -> None:
         if self._stop.is_set():

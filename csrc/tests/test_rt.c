@@ -3,6 +3,7 @@
 #include <errno.h>  /* what the calls are refused with */
 #include <fcntl.h>  /* open */
 #include <sched.h>  /* the policy that was really set */
+#include <stdlib.h> /* malloc */
 #include <string.h> /* strstr, memset */
 #include <sys/mman.h>
 #include <unistd.h>
@@ -10,8 +11,8 @@
 #include "../rt.h"
 #include "check.h"
 
-static struct { int fifo, affinity, lock_all, lock, rtprio, flag; int64_t lockable; } answer;
-static struct { int fifo, affinity, lock_all, lock, priority, n_cpus; } calls;
+static struct { int fifo, affinity, lock_all, unlock_all, lock, rtprio, flag; int64_t lockable; } answer;
+static struct { int fifo, affinity, lock_all, unlock_all, trim, trim_after, lock, priority, n_cpus; } calls;
 
 static int set_fifo(int priority) { calls.fifo++; calls.priority = priority; return answer.fifo; }
 static int set_affinity(const int *cpus, int n)
@@ -22,6 +23,8 @@ static int set_affinity(const int *cpus, int n)
     return answer.affinity;
 }
 static int lock_all(void) { calls.lock_all++; return answer.lock_all; }
+static int unlock_all(void) { calls.unlock_all++; return answer.unlock_all; }
+static void trim(void) { calls.trim++; calls.trim_after = calls.unlock_all - calls.lock_all; }
 static int lock(const void *memory, size_t n) { (void)memory; (void)n; calls.lock++; return answer.lock; }
 static int64_t lockable(void) { return answer.lockable; }
 static int rtprio(void) { return answer.rtprio; }
@@ -31,7 +34,8 @@ static int flag(const char *path)
     return answer.flag;
 }
 
-static const struct vlad_rt_ops ops = {set_fifo, set_affinity, lock_all, lock, lockable, rtprio, flag};
+static const struct vlad_rt_ops ops = {set_fifo, set_affinity, lock_all, unlock_all, trim,
+                                      lock, lockable, rtprio, flag};
 static char memory[3 * 4096 + 17], text[512];
 static const int cpus[2] = {4, 5};
 
@@ -42,6 +46,16 @@ static int ask(struct vlad_rt_report *report)
     vlad_rt_lock_process(&ops, &report->lock_all);
     vlad_rt_lock_memory(&ops, memory, sizeof memory, &report->lock_memory);
     return vlad_rt_thread(&ops, 80, cpus, 2, report);
+}
+
+static long resident_kib(void)
+{
+    long total = 0, resident = 0;
+    FILE *statm = fopen("/proc/self/statm", "r");
+    CHECK(statm && fscanf(statm, "%ld %ld", &total, &resident) == 2);
+    if (statm)
+        fclose(statm);
+    return resident * (sysconf(_SC_PAGESIZE) / 1024);
 }
 
 static void grant(void)
@@ -107,6 +121,57 @@ static void test_finite_limit(void)
     CHECK_EQ(calls.lock_all, 0); /* it would make later allocations fail */
     CHECK(strstr(report.lock_all.reason, "RLIMIT_MEMLOCK is 8388608 bytes") != NULL);
     CHECK(!vlad_rt_granted(&report));
+}
+
+static void test_trim(void)
+{
+    struct vlad_rt_step step = {0};
+    grant();
+    memset(&calls, 0, sizeof calls);
+    CHECK_EQ(vlad_rt_trim(&ops, &step), 0);
+    CHECK_EQ(calls.trim, 1);
+    CHECK_EQ(calls.trim_after, 1); /* between the two */
+    CHECK_EQ(calls.lock_all, 1);
+    CHECK_EQ(step.reason[0], '\0');
+    answer.lock_all = -ENOMEM; /* not locked again */
+    CHECK_EQ(vlad_rt_trim(&ops, &step), -ENOMEM);
+    CHECK(strstr(step.reason, "mlockall") != NULL);
+    grant();
+    answer.unlock_all = -EPERM; /* still locked: nothing to give back, and locking again does no harm */
+    CHECK_EQ(vlad_rt_trim(&ops, &step), 0);
+    CHECK_EQ(calls.trim, 2);
+    CHECK_EQ(calls.lock_all, 3);
+    grant();
+    answer.lockable = 8 << 20; /* never locked as a whole: what was locked in part stays */
+    CHECK_EQ(vlad_rt_trim(&ops, &step), 0);
+    CHECK_EQ(calls.trim, 3);
+    CHECK_EQ(calls.unlock_all, 3);
+    CHECK_EQ(calls.lock_all, 3);
+}
+
+/* A heap with a hole: locked, it keeps its pages; trimmed, the kernel has them, and new ones are locked. */
+static void test_trim_on_this_machine(void)
+{
+    enum { BLOCKS = 2000, BYTES = 8192 };
+    static char *block[BLOCKS];
+    struct vlad_rt_step step = {0};
+    long before, after;
+    if (vlad_rt_lock_process(&vlad_rt_posix, &step) < 0)
+        return; /* test_this_machine says why */
+    for (int i = 0; i < BLOCKS; i++)
+        memset(block[i] = malloc(BYTES), 1, BYTES);
+    for (int i = 0; i < BLOCKS - 1; i++)
+        free(block[i]); /* the last one keeps the top of the heap */
+    before = resident_kib();
+    CHECK_EQ(vlad_rt_trim(&vlad_rt_posix, &step), 0);
+    after = resident_kib();
+    free(block[BLOCKS - 1]);
+    munlockall();
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* which have heaps of their own */
+    CHECK(before - after > BLOCKS * (BYTES / 1024) / 2);
+#else
+    (void)before, (void)after;
+#endif
 }
 
 static void test_bad_arguments(void)
@@ -185,8 +250,10 @@ int main(void)
     test_granted();
     test_every_refusal();
     test_finite_limit();
+    test_trim();
     test_bad_arguments();
     test_kernel();
     test_this_machine();
+    test_trim_on_this_machine();
     CHECK_DONE();
 }

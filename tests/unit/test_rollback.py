@@ -137,6 +137,34 @@ def test_not_while_the_arm_moves(daemon: Daemon, a: Path, b: Path, monkeypatch: 
     assert runs(daemon) == "b.vlad"
 
 
+class Servo:
+    """The daemon's, with a heap that cannot be locked again."""
+
+    def __init__(self, servo: Any) -> None:
+        self._servo, self.trims = servo, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._servo, name)
+
+    def trim_heap(self) -> str:
+        self.trims += 1
+        return "mlockall: Cannot allocate memory"
+
+
+def test_the_heap_is_trimmed_after_a_load_and_after_a_refused_one(
+    daemon: Daemon, a: Path, b: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servo = Servo(daemon.servo)
+    monkeypatch.setattr(daemon, "servo", servo)
+    daemon.load(str(a))
+    assert servo.trims == 1
+    damaged(b)
+    with pytest.raises(BundleError):
+        daemon.load(str(b))
+    assert servo.trims == 2
+    assert daemon._details["realtime"] == "not real time: mlockall: Cannot allocate memory"
+
+
 def test_signatures_are_required_of_what_is_loaded_and_of_what_is_rolled_back_to(
     daemon: Daemon, a: Path, b: Path, built: Path, tmp_path: Path
 ) -> None:

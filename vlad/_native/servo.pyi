@@ -166,3 +166,6 @@ class Servo:
     def start(self, priority: int, cpu: int = -1) -> str:
         """Starts the thread. Returns why real time was not granted, "" when it was."""
     def stop(self) -> None: ...
+    def trim_heap(self) -> str:
+        """Gives unused memory of the heap back to the kernel; not while the arm moves. Returns "", or why the
+        memory could not be locked again: then the loop counts as not real time."""

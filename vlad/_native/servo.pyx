@@ -508,6 +508,12 @@ cdef class Servo:
             with nogil:
                 vlad_servo_stop(self.c)
 
+    def trim_heap(self):
+        cdef char reason[1024]
+        with nogil:
+            vlad_servo_trim(self.c, reason, sizeof(reason))
+        return (<bytes>reason).decode()
+
     cdef _check(self, int rc):
         if rc < 0:
             raise OSError(-rc, os.strerror(-rc))

@@ -140,4 +140,5 @@ cdef extern from "servo_loop.h" nogil:
     bint vlad_servo_next_event(vlad_servo *, vlad_event *)
     void vlad_servo_simulate(vlad_servo *, vlad_memory_arm *, int64_t)
     int vlad_servo_start(vlad_servo *, int, int, char *, int)
+    int vlad_servo_trim(vlad_servo *, char *, int)
     void vlad_servo_stop(vlad_servo *)
