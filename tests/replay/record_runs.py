@@ -8,10 +8,13 @@ was decided as it was: look at what differs before you replace one.
 
 from __future__ import annotations
 
+import itertools
+import re
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,8 @@ from vlad.flight_file import read
 from vlad.replay import replay
 
 RUNS = Path(__file__).parent / "runs"
+ROOT = Path(__file__).resolve().parents[2]
+CALIBRATION = ROOT / "vlad/sim/assets/calibration.json"
 FLIGHT = "\n[flight]\nthumbnail_hz = 0\nseconds = 15\n"
 
 
@@ -36,6 +41,8 @@ def clear(daemon: Daemon) -> None:
 
 
 def sweep(daemon: Daemon, sim: simulator.Simulator, policy: ScriptedPolicy) -> None:
+    signs = itertools.cycle((1, -1))
+    policy.spoil = lambda chunk: chunk + 0.004 * next(signs)  # chunks that disagree, so that merging them shows
     engage(daemon)
     time.sleep(3)
     daemon.hold()
@@ -56,6 +63,7 @@ def servo_silent(daemon: Daemon, sim: simulator.Simulator, policy: ScriptedPolic
 
 def unplugged(daemon: Daemon, sim: simulator.Simulator, policy: ScriptedPolicy) -> None:
     engage(daemon)
+    time.sleep(1)
     sim.command("unplug")
     mode(daemon, "faulted")
     sim.command("replug")
@@ -89,6 +97,14 @@ def slow(daemon: Daemon, sim: simulator.Simulator, policy: ScriptedPolicy) -> No
     time.sleep(2)
 
 
+def neutral(directory: Path, text: str) -> str:
+    """A configuration without a word about where this checkout lies: it is in the record."""
+    (directory / "calibration.json").write_bytes(CALIBRATION.read_bytes())
+    text = re.sub(r'calibration = ".*"', f'calibration = "{directory}/calibration.json"', text)
+    assert str(ROOT) not in text
+    return text.replace("[flight]", FLIGHT.strip())
+
+
 SCENARIOS: dict[str, Callable[[Daemon, simulator.Simulator, ScriptedPolicy], None]] = {
     "sweep": sweep, "servo_silent": servo_silent, "unplugged": unplugged, "garbage": garbage,
     "not_finite": not_finite, "slow": slow,
@@ -104,8 +120,7 @@ def main(names: list[str]) -> int:
         with tempfile.TemporaryDirectory() as text:
             directory = Path(text)
             with simulator.running(directory, "--width", "96", "--height", "96") as sim:
-                config = daemons.config_for(
-                    sim, directory, edit=lambda t: t.replace("[flight]", FLIGHT.strip()))
+                config = daemons.config_for(sim, directory, edit=partial(neutral, directory))
                 policy = ScriptedPolicy()
                 with daemons.running(config, policy) as daemon:
                     run(daemon, sim, policy)

@@ -13,11 +13,12 @@ import msgspec
 import pytest
 
 from vlad import main
-from vlad._native.flight import CHUNK, STATE, TICK
+from vlad._native.flight import CHUNK, STATE, TICK, TIMING
 from vlad.faults import BY_NAME
 from vlad.flight_fields import FlightError
 from vlad.flight_file import Flight, about_servo, read
 from vlad.replay import replay
+from vlad.servo import AGGREGATES
 
 RUNS = sorted((Path(__file__).parent / "runs").glob("*.mcap"))
 Edit = Callable[[Flight], None]
@@ -75,10 +76,17 @@ def servo(**fields: Any) -> Edit:
     return edit
 
 
+def merged(aggregate: str) -> Edit:
+    def edit(flight: Flight) -> None:
+        for row in (*flight.rows[CHUNK], *flight.rows[TIMING]):
+            row["merge"] = 1 + AGGREGATES.index(aggregate)
+    return edit
+
+
 @pytest.mark.parametrize(("name", "edit", "what", "fields"), [
     ("sweep", limits(lambda j: replace(j, max=j.max - (j.max - j.min) / 3, min=j.min + (j.max - j.min) / 3)),
      ("tick", "chunk"), ("why_not", "verdict", "reason")),
-    ("sweep", servo(aggregate="conservative"), ("chunk",), ("n_blended", "timeline_nu")),
+    ("sweep", merged("conservative"), ("chunk",), ("n_blended", "timeline_nu")),
     ("servo_silent", servo(silent_ns=200_000_000), ("tick",), ("own",)),
     ("servo_silent", servo(silent_ns=30_000_000), ("tick",), ("own",)),
 ])  # fmt: skip
