@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlad.build.command import main
+from vlad.llm import Prefix
 from vlad.policy import Policy
 from vlad.units import JointUnits
 
@@ -51,14 +52,18 @@ def reference(data: Path = DATA) -> dict[str, NDArray[np.generic]]:
         return {name: archive[name] for name in archive.files}
 
 
+def prefix(policy: Policy, made: dict[str, NDArray[np.generic]], case: int) -> Prefix:
+    """This project's prefix for a case of the reference."""
+    cameras = range(len(policy.bundle.manifest.cameras))
+    tokens = [policy.encode_image(i, made[f"image{i}_{case}"]) for i in cameras]
+    task = policy.token_ids(str(made[f"task_{case}"]))
+    return policy.prefill(tokens, task, DEGREES.to_core(made[f"state_{case}"]))
+
+
 def chunk(
     policy: Policy, made: dict[str, NDArray[np.generic]], case: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """This project's chunk for a case of the reference: normalised, and in LeRobot's units."""
-    cameras = range(len(policy.bundle.manifest.cameras))
-    tokens = [policy.encode_image(i, made[f"image{i}_{case}"]) for i in cameras]
-    task = policy.token_ids(str(made[f"task_{case}"]))
-    prefix = policy.prefill(tokens, task, DEGREES.to_core(made[f"state_{case}"]))
-    normalised = policy.sample_normalised(prefix, made[f"noise_{case}"].astype(np.float32))
+    normalised = policy.sample_normalised(prefix(policy, made, case), made[f"noise_{case}"].astype(np.float32))
     joints = len(policy.bundle.manifest.joints)
     return normalised[:, :joints], DEGREES.from_core(policy.joint_space.actions(normalised))

@@ -204,7 +204,7 @@ REFUSALS: dict[str, tuple[Change, str]] = {
     "state too wide": (config(max_state_dim=4), "max_state_dim"),
     "no config": (without("checkpoint/config.json"), "config.json: missing"),
     "no weights": (without("checkpoint/model.safetensors"), "model.safetensors: missing"),
-    "no pre-processor": (without("checkpoint/policy_preprocessor.json"), "migrate_policy"),
+    "no pre-processor": (without("checkpoint/policy_preprocessor.json"), "hold no statistics either"),
     "no state file": (without(f"checkpoint/{STATISTICS}"), "missing"),
     "statistics by robot": (
         statistics(lambda t: t.update({"so100.action.mean": t.pop("action.mean")})),
@@ -219,8 +219,12 @@ REFUSALS: dict[str, tuple[Change, str]] = {
         "not finite",
     ),
     "another normalisation": (
-        processor(lambda s: s[5]["config"]["norm_map"].update(STATE="MIN_MAX")),
-        "STATE MEAN_STD",
+        processor(lambda s: s[5]["config"]["norm_map"].update(VISUAL="MEAN_STD")),
+        "VISUAL IDENTITY",
+    ),
+    "two limits of a task": (
+        processor(lambda s: s[3]["config"].update(max_length=40)),
+        "tokenizer_max_length is 48, and the pre-processor cuts tasks off at 40",
     ),
     "an unknown step": (processor(lambda s: s[0].update(registry_name="crop")), "['crop']"),
     "a state file outside": (processor(lambda s: s[5].update(state_file="../x")), "not inside"),

@@ -1,43 +1,25 @@
-"""Reads a LeRobot checkpoint directory, of a SmolVLA or an ACT: `config.json`, `model.safetensors` and the
-processor files.
+"""Reads a LeRobot checkpoint directory, of a SmolVLA or an ACT: `config.json`, `model.safetensors` and, since
+LeRobot 0.4, the processor files.
 
 Nothing here needs torch, transformers or the hub. What LeRobot would skip or default silently is an
 error here. Sources: lerobot 0.4.4 `policies/smolvla/configuration_smolvla.py`,
-`policies/act/processor_act.py`, `processor/normalize_processor.py`.
+`policies/act/processor_act.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
-from typing import Annotated, Any
-
-import msgspec
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from vlad.build.act_architecture import ActArchitecture, read_act
 from vlad.build.architecture import Architecture, read_architecture, vlm_constants
+from vlad.build.normalisation import ANY_MODE, Normalisation
+from vlad.build.processors import read_processors
 from vlad.build.safetensors import SafeTensors, is_file, read_json
 from vlad.errors import BundleError
 
-Array = NDArray[np.float32]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Normalisation:
-    """(x - mean) / (std + eps), with what else the state file knows of the feature.
-
-    LeRobot's MIN_MAX is the same with the middle of the range and half of it (`is_range`).
-    """
-
-    mean: Array
-    std: Array
-    minimum: Array | None
-    maximum: Array | None
-    eps: float
-    is_range: bool = False
+_LANGUAGE_STEPS = ("smolvla_new_line_processor", "tokenizer_processor")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,7 +75,13 @@ def read_checkpoint(
     directory = _vlm_directory(path, name, vlm)
     constants = vlm_constants(name, directory)
     architecture = read_architecture(path / "config.json", config, weights, constants)
-    processors = _Processors(path, _LANGUAGE_STEPS, {"STATE": _MEAN_STD, "ACTION": _MEAN_STD, "VISUAL": _IDENTITY})
+    modes = {"STATE": ANY_MODE, "ACTION": ANY_MODE, "VISUAL": ("IDENTITY",)}
+    processors = read_processors(path, config, weights, _LANGUAGE_STEPS, modes)
+    if processors.max_tokens not in (None, architecture.max_task_tokens):
+        raise BundleError(
+            f"{path}: tokenizer_max_length is {architecture.max_task_tokens}, and the pre-processor cuts tasks off at "
+            f"{processors.max_tokens} tokens: which of them it was trained with is unknown"
+        )
     notes: tuple[str, ...] = ()
     if not architecture.vision_in_bfloat16:
         notes = (
@@ -117,7 +105,8 @@ def read_checkpoint(
 def _read_act(path: Path, config: dict[str, Any], weights: SafeTensors) -> ActCheckpoint:
     architecture = read_act(path / "config.json", config, weights)
     vector = ("MEAN_STD", "MIN_MAX")
-    processors = _Processors(path, (), {"STATE": vector, "ACTION": vector, "VISUAL": ("MEAN_STD", "IDENTITY")})
+    modes = {"STATE": vector, "ACTION": vector, "VISUAL": ("MEAN_STD", "IDENTITY")}
+    processors = read_processors(path, config, weights, (), modes)
     return ActCheckpoint(
         path=path,
         weights=weights,
@@ -151,124 +140,3 @@ def _tokenizer_file(path: Path, vlm: Path | None, given: Path | None) -> Path | 
     if vlm is not None:
         candidates.append(vlm / "tokenizer.json")
     return next((file for file in candidates if file.is_file()), None)
-
-
-class _StepConfig(msgspec.Struct):
-    rename_map: dict[str, str] = {}
-    norm_map: dict[str, str] = {}
-    eps: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1e-8
-
-
-class _Step(msgspec.Struct):
-    """One step of a processor file; settings that do not matter here are left out."""
-
-    registry_name: str
-    config: _StepConfig = msgspec.field(default_factory=_StepConfig)
-    state_file: str | None = None
-
-
-def _steps(path: Path, name: str) -> tuple[Path, dict[str, _Step]]:
-    file = path / name
-    if not file.exists():
-        raise BundleError(
-            f"{file}: missing, so the normalisation statistics are unknown; checkpoints older than LeRobot 0.4 need "
-            "lerobot/processor/migrate_policy_normalization.py first"
-        )
-    try:
-        steps = msgspec.convert(read_json(file)["steps"], list[_Step])
-    except (KeyError, msgspec.ValidationError) as error:
-        raise BundleError(f"{file}: not a LeRobot processor file: {error}") from None
-    return file, {step.registry_name: step for step in steps}
-
-
-_MEAN_STD, _IDENTITY = ("MEAN_STD",), ("IDENTITY",)
-_LANGUAGE_STEPS = ("smolvla_new_line_processor", "tokenizer_processor")
-
-
-class _Processors:
-    """The pre- and the post-processor of a checkpoint: names and statistics of features.
-
-    steps: of the pre-processor, besides those that every policy has. modes: which normalisations are
-    supported, by type of feature. Raises BundleError for any other step.
-    """
-
-    def __init__(self, path: Path, steps: tuple[str, ...], modes: dict[str, tuple[str, ...]]) -> None:
-        self._path = path
-        self._modes = modes
-        file, self._pre = _steps(path, "policy_preprocessor.json")
-        _, self._post = _steps(path, "policy_postprocessor.json")
-        known = {"rename_observations_processor", "to_batch_processor", "device_processor", "normalizer_processor"}
-        strange = sorted(set(self._pre) - known - set(steps))
-        strange += sorted(set(self._post) - {"unnormalizer_processor", "device_processor"})
-        if strange:
-            raise BundleError(f"{file.parent}: processing steps {strange} are not supported")
-        self.rename: dict[str, str] = {}
-        if "rename_observations_processor" in self._pre:
-            self.rename = self._pre["rename_observations_processor"].config.rename_map
-
-    def input(self, feature: str, kind: str, shape: tuple[int, ...]) -> Normalisation:
-        """How the pre-processor normalises `feature` of type `kind`, whose statistics have `shape`."""
-        return self._statistics(self._pre, "normalizer_processor", feature, kind, shape)
-
-    def output(self, feature: str, kind: str, shape: tuple[int, ...]) -> Normalisation:
-        """How the post-processor restores it."""
-        return self._statistics(self._post, "unnormalizer_processor", feature, kind, shape)
-
-    def _statistics(
-        self, steps: dict[str, _Step], step: str, feature: str, kind: str, shape: tuple[int, ...]
-    ) -> Normalisation:
-        entry = steps.get(step)
-        if entry is None or not entry.state_file:
-            raise BundleError(
-                f"{self._path}: {step} has no state file, so {feature} cannot be normalised; train with statistics"
-            )
-        modes = {**dict.fromkeys(self._modes, "IDENTITY"), **entry.config.norm_map}
-        for each, accepted in self._modes.items():
-            if modes[each] not in accepted:
-                wanted = ", ".join(f"{k} {' or '.join(v)}" for k, v in self._modes.items())
-                raise BundleError(f"{self._path}: normalisation {modes} is not supported; {wanted} are")
-        size = math.prod(shape)
-        if modes[kind] == "IDENTITY":
-            return Normalisation(np.zeros(size, np.float32), np.ones(size, np.float32), None, None, 0.0)
-        if Path(entry.state_file).name != entry.state_file:
-            raise BundleError(f"{self._path}: state file {entry.state_file!r} is not inside the checkpoint")
-        return _normalisation(
-            SafeTensors(self._path / entry.state_file), feature, shape, entry.config.eps, modes[kind] == "MIN_MAX"
-        )
-
-
-def _normalisation(
-    tensors: SafeTensors, feature: str, shape: tuple[int, ...], eps: float, is_range: bool
-) -> Normalisation:
-    """The statistics of `feature`, flat. Raises BundleError for those that are missing or cannot be used."""
-    needed = ("min", "max") if is_range else ("mean", "std")
-    if any(f"{feature}.{k}" not in tensors for k in needed):
-        others = sorted(n for n in tensors.names() if n.endswith(f"{feature}.{needed[0]}"))
-        hint = f" (it has {others[:3]}: statistics of the pre-training mixture; fine-tune first)" if others else ""
-        raise BundleError(
-            f"{tensors.path}: statistics {feature}.{needed[0]} and {feature}.{needed[1]} are missing{hint}"
-        )
-
-    def read(name: str) -> Array | None:
-        return tensors.read(f"{feature}.{name}", shape).reshape(-1) if f"{feature}.{name}" in tensors else None
-
-    low, high = read("min"), read("max")
-    first, second = (tensors.read(f"{feature}.{k}", shape).reshape(-1) for k in needed)
-    half = np.float32(0.5)
-    mean: Array = (first + second) * half if is_range else first
-    std: Array = (second - first) * half if is_range else second
-    eps = 0.0 if is_range else eps
-    what = "max - min" if is_range else "std"
-    if (std < 0).any():
-        raise BundleError(f"{tensors.path}: {feature}.{what} has negative values")
-    if (std == 0).any():
-        if len(shape) > 1:
-            raise BundleError(
-                f"{tensors.path}: {feature}.{what} is 0 for channel {int(np.argmin(std))}: pictures of one colour "
-                "cannot be normalised"
-            )
-        raise BundleError(
-            f"{tensors.path}: {feature}.{what} is 0 for joint {int(np.argmin(std))}: a joint that never moved in the "
-            "recording cannot be normalised; record it moving, or leave it out"
-        )
-    return Normalisation(mean, std, low, high, eps, is_range)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlad.build.checkpoint import ActCheckpoint, Normalisation, SmolvlaCheckpoint
+from vlad.build.checkpoint import ActCheckpoint, SmolvlaCheckpoint
 from vlad.build.dataset import Dataset, FeatureRange
+from vlad.build.normalisation import Normalisation
 from vlad.build.units import Observed, check_units
 from vlad.errors import BundleError, Refused
 from vlad.llm import tokenise
@@ -98,17 +99,12 @@ def check_joints(checkpoint: AnyCheckpoint, facts: Facts, dataset: Dataset | Non
         ("observation.state", checkpoint.state),
         ("action", checkpoint.action),
     ):
-        low, high = normalisation.minimum, normalisation.maximum
-        known = low is not None and high is not None
-        source = f"checkpoint statistics of {feature}"
-        observed.append(
-            Observed(
-                source,
-                np.asarray(low if known else normalisation.mean, np.float64),
-                np.asarray(high if known else normalisation.mean, np.float64),
-                known,
-            )
-        )
+        known = normalisation.seen
+        is_range = {"min", "max"} <= known.keys()
+        if is_range or "mean" in known:
+            low, high = (known[name] if is_range else known["mean"] for name in ("min", "max"))
+            source = f"checkpoint statistics of {feature}"
+            observed.append(Observed(source, low.astype(np.float64), high.astype(np.float64), is_range))
         seen = None if dataset is None else (dataset.state if feature == "observation.state" else dataset.action)
         if seen is not None:
             observed.append(Observed(f"dataset statistics of {feature}", seen.minimum, seen.maximum, True))
@@ -120,17 +116,15 @@ def check_joints(checkpoint: AnyCheckpoint, facts: Facts, dataset: Dataset | Non
 def _check_same_data(feature: str, trained: Normalisation, seen: FeatureRange) -> None:
     """The checkpoint's statistics must be those of the dataset, within 5 % of a deviation."""
     slack = 0.05 * seen.std + 1e-3 * (1 + np.abs(seen.mean))
-    names = "middle and half of the range" if trained.is_range else "mean, std"
-    mean = (seen.minimum + seen.maximum) / 2 if trained.is_range else seen.mean
-    std = (seen.maximum - seen.minimum) / 2 if trained.is_range else seen.std
-    if (np.abs(trained.mean - mean) > slack).any() or (np.abs(trained.std - std) > slack).any():
-        raise BundleError(
-            f"statistics of {feature} ({names}) in the checkpoint, {_short(trained.mean)} and "
-            f"{_short(trained.std)}, and in "
-            f"the dataset, {_short(mean)} and {_short(std)}, disagree: give the "
-            "dataset that the policy "
-            "was trained on, or --other-dataset if rate, joints, units and tasks are the same there"
-        )
+    recorded = {"mean": seen.mean, "std": seen.std, "min": seen.minimum, "max": seen.maximum}
+    names = ("mean", "std") if "mean" in trained.seen else ("min", "max")
+    for name in names:
+        if name in trained.seen and (np.abs(trained.seen[name] - recorded[name]) > slack).any():
+            raise BundleError(
+                f"statistics of {feature} ({name}) in the checkpoint, {_short(trained.seen[name])}, and in the "
+                f"dataset, {_short(recorded[name])}, disagree: give the dataset that the policy was trained on, or "
+                "--other-dataset if rate, joints, units and tasks are the same there"
+            )
 
 
 def _short(values: NDArray[Any]) -> str:

@@ -67,11 +67,14 @@ class SafeTensors:
         if not isinstance(metadata, dict):
             raise BundleError(f"{path}: not a safetensors file (header is not as specified)")
         # A tensor that shares its memory with another is stored once; metadata has the other name.
-        self._shared = {str(k): str(v) for k, v in metadata.items()}
+        self._shared = {_plain(str(k)): _plain(str(v)) for k, v in metadata.items()}
         self._entries: dict[str, tuple[str, tuple[int, ...], int, int]] = {}
         self._asked: set[str] = set()
-        for name, entry in header.items():
-            self._entries[name.replace("model._orig_mod.", "model.")] = self._entry(name, entry, 8 + length, size)
+        for stored, entry in header.items():
+            name = _plain(stored)
+            if name in self._entries:
+                raise BundleError(f"{path}: tensor {name!r} is there twice, also of a compiled model ({stored!r})")
+            self._entries[name] = self._entry(stored, entry, 8 + length, size)
         self._data = np.memmap(path, dtype=np.uint8, mode="r")
 
     def _entry(self, name: str, entry: Any, base: int, size: int) -> tuple[str, tuple[int, ...], int, int]:
@@ -91,11 +94,11 @@ class SafeTensors:
         return kind, shape, start, end
 
     def __contains__(self, name: str) -> bool:
-        return name in self._entries
+        return self._kept(name) in self._entries
 
     def names(self) -> list[str]:
-        """All tensor names, `torch.compile` prefixes removed."""
-        return list(self._entries)
+        """All tensor names, `torch.compile` prefixes removed; of tensors that are one, each."""
+        return [*self._entries, *(name for name, kept in self._shared.items() if kept in self._entries)]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of one tensor. Raises BundleError when it is missing."""
@@ -106,16 +109,20 @@ class SafeTensors:
         return self._find(name)[0]
 
     def _find(self, name: str) -> tuple[str, tuple[int, ...], int, int]:
-        if name not in self._entries:
-            name = self._shared.get(name, name)
-        if name not in self._entries:
-            raise BundleError(f"{self.path}: tensor {name!r} is missing: not of this policy type, or of LeRobot < 0.4")
-        return self._entries[name]
+        if name not in self:
+            raise BundleError(
+                f"{self.path}: tensor {name!r} is missing: is this of the policy type that config.json says?"
+            )
+        return self._entries[self._kept(name)]
+
+    def _kept(self, name: str) -> str:
+        """The name under which a tensor is stored."""
+        return name if name in self._entries else self._shared.get(name, name)
 
     def stored(self, name: str) -> NDArray[Any]:
         """One tensor as stored; bfloat16 as its uint16 bits."""
         kind, shape, start, end = self._find(name)
-        self._asked.add(name)
+        self._asked.add(self._kept(name))
         dtype = {"F32": "<f4", "BF16": "<u2", "F16": "<f2", "I64": "<i8", "F64": "<f8"}[kind]
         return np.frombuffer(self._data[start:end], dtype=dtype).reshape(shape)
 
@@ -132,11 +139,16 @@ class SafeTensors:
 
     def ignore(self, *names: str) -> None:
         """Mark tensors that inference does not use."""
-        self._asked.update(names)
+        self._asked.update(map(self._kept, names))
 
     def unread(self) -> list[str]:
         """Names that were neither read nor ignored."""
         return sorted(set(self._entries) - self._asked)
+
+
+def _plain(name: str) -> str:
+    """Without what `torch.compile` adds."""
+    return name.replace("model._orig_mod.", "model.")
 
 
 def widen(bits: NDArray[np.uint16]) -> Array:

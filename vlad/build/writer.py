@@ -25,7 +25,7 @@ from vlad.build.act_policy import act_policy_flops, build_act_policy
 from vlad.build.act_vision import act_vision_flops, build_act_vision
 from vlad.build.architecture import Architecture
 from vlad.build.bfloat16 import to_bfloat16
-from vlad.build.checkpoint import ActCheckpoint, Normalisation, SmolvlaCheckpoint
+from vlad.build.checkpoint import ActCheckpoint, SmolvlaCheckpoint
 from vlad.build.checks import (
     EMBEDDING,
     AnyCheckpoint,
@@ -39,6 +39,7 @@ from vlad.build.context import build_context, context_flops
 from vlad.build.dataset import Dataset
 from vlad.build.expert import build_expert, expert_flops
 from vlad.build.graph import Graph
+from vlad.build.normalisation import Normalisation
 from vlad.build.prefill import build_prefill, prefill_flops
 from vlad.build.safetensors import SafeTensors, sha256
 from vlad.build.units import is_gripper
