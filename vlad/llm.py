@@ -57,6 +57,7 @@ class TokenEmbeddings:
         self._bfloat16 = table.dtype == "bfloat16"
         self._scale = np.float32(table.scale)
         self._row_of = None if table.token_ids is None else {t: i for i, t in enumerate(table.token_ids)}
+        self._before = self._values([t if self._row_of is None else self._row_of[t] for t in table.before])
         self._tasks = manifest.tasks
         self._limit = manifest.max_task_tokens
         self._bundle, self._tokenizer = bundle, manifest.tokenizer
@@ -77,8 +78,8 @@ class TokenEmbeddings:
             return tokenise(path, text, self._limit)
 
     def embed(self, task: int | Sequence[int]) -> Array:
-        """float32 `[tokens, hidden]` of a task index or of token ids. Raises Refused for what the
-        table lacks.
+        """float32 `[tokens, hidden]` of a task index or of token ids, after those that the table has before
+        every task. Raises Refused for what the table lacks.
         """
         if isinstance(task, int):
             if not 0 <= task < len(self._tasks):
@@ -94,10 +95,13 @@ class TokenEmbeddings:
             raise Refused(f"token {error.args[0]} is not in the bundle's token table") from None
         if min(rows) < 0 or max(rows) >= len(self._rows):
             raise Refused(f"token ids {min(rows)}..{max(rows)} exceed the vocabulary of {len(self._rows)}")
+        scaled: Array = self._values(rows) * self._scale
+        return np.concatenate([self._before, scaled]) if len(self._before) else scaled
+
+    def _values(self, rows: list[int]) -> Array:
         stored = self._rows[rows]
         values = (stored.astype(np.uint32) << np.uint32(16)).view(np.float32) if self._bfloat16 else stored
-        scaled: Array = values.astype(np.float32) * self._scale
-        return scaled
+        return values.astype(np.float32)
 
 
 def _finite(rows: NDArray[Any]) -> bool:
@@ -113,14 +117,7 @@ def tokenise(tokenizer_file: Path, text: str, limit: int) -> list[int]:
     Raises Refused when there are more than `limit` (LeRobot would cut the text silently),
     BundleError when the tokenizer cannot be used.
     """
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise BundleError("the package `tokenizers` is needed to tokenise a new task") from None
-    try:
-        tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    except Exception as error:  # the package raises bare Exception
-        raise BundleError(f"{tokenizer_file}: not a tokenizer.json: {error}") from error
+    tokenizer = _tokenizer(tokenizer_file)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     ids: list[int] = tokenizer.encode(text if text.endswith("\n") else f"{text}\n").ids
@@ -129,6 +126,25 @@ def tokenise(tokenizer_file: Path, text: str, limit: int) -> list[int]:
     if len(ids) > limit:
         raise Refused(f"task {text!r} has {len(ids)} tokens and the policy takes {limit}: shorten it")
     return ids
+
+
+def token_id(tokenizer_file: Path, name: str) -> int:
+    """The id of a special token. Raises BundleError where the tokenizer has none of that name."""
+    found: int | None = _tokenizer(tokenizer_file).token_to_id(name)
+    if found is None:
+        raise BundleError(f"{tokenizer_file}: has no token {name!r}, so it is not the tokenizer of a SmolVLM")
+    return found
+
+
+def _tokenizer(file: Path) -> Any:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise BundleError("the package `tokenizers` is needed to tokenise a new task") from None
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the package raises bare Exception
+        raise BundleError(f"{file}: not a tokenizer.json: {error}") from error
 
 
 class LanguageModel:
@@ -142,14 +158,18 @@ class LanguageModel:
         self._cameras = len(manifest.cameras)
         self._image_shape = (sizes.image_tokens, sizes.hidden)
         empty = np.zeros((0, sizes.kv_heads * sizes.head_dim), dtype=np.float32)
-        past = range(sizes.layers - 1)
+        past = range(max(1, sizes.layers - 1))  # of the last layer it is not computed; one says how long it is
         self._no_past = {f"past_{which}{i}": empty for i in past for which in ("key", "value")}
         taken = {value.name for value in bundle.block("prefill").inputs if value.name.startswith("past_")}
         if "past_key" in taken:
             raise BundleError(f"{bundle.path}: its blocks are of an earlier version: build it again with `vlad build`")
         if taken != self._no_past.keys():
             raise BundleError(f"{bundle.path}: prefix.layers is {sizes.layers}, block prefill takes {sorted(taken)}")
-        self._layers = [f"{which}{i}" for i in range(sizes.layers) for which in ("key", "value")]
+        attended = [value.name for value in bundle.block("expert").inputs if value.name.startswith("context_")]
+        self._attended = [name.removeprefix("context_") for name in attended]
+        made = {value.name for value in bundle.block("prefill").outputs}
+        if not self._attended or not made.issuperset(self._attended):
+            raise BundleError(f"{bundle.path}: block expert takes {attended}, block prefill makes {sorted(made)}")
         self._projected = [value.name for value in bundle.block("context").inputs]
         self._no_tokens = np.zeros((0, sizes.hidden), dtype=np.float32)
 
@@ -186,7 +206,7 @@ class LanguageModel:
         out = self._prefill.run({"tokens": tokens, "state": state, **past})
         projected = self._context.run({name: out[name] for name in self._projected})
         context = {}
-        for name in self._layers:
+        for name in self._attended:
             context[f"context_{name}"] = projected.get(f"context_{name}", out[name])
             for block, values in (("prefill", out[name]), ("context", context[f"context_{name}"])):
                 if len(values) != len(tokens) + 1:

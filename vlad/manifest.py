@@ -112,7 +112,8 @@ class Task(_Part, frozen=True, kw_only=True):
 class TokenTable(_Part, frozen=True, kw_only=True):
     """Token embeddings: the rows of `token_ids`, or the whole vocabulary where `token_ids` is null.
 
-    `dtype` is the checkpoint's own; bfloat16 is stored as its uint16 bits.
+    `dtype` is the checkpoint's own; bfloat16 is stored as its uint16 bits. before: ids of what precedes every
+    task, whose rows `scale` does not scale.
     """
 
     file: File
@@ -120,6 +121,7 @@ class TokenTable(_Part, frozen=True, kw_only=True):
     rows: Positive
     token_ids: list[Annotated[int, msgspec.Meta(ge=0)]] | None
     scale: float
+    before: Annotated[list[Annotated[int, msgspec.Meta(ge=0)]], msgspec.Meta(max_length=64)] = []
 
 
 class Flow(_Part, frozen=True, kw_only=True):
@@ -241,9 +243,10 @@ class SmolvlaManifest(_Manifest, frozen=True, kw_only=True, tag="smolvla"):
 
     @property
     def longest(self) -> int:
-        """What bounds every dynamic dimension of its blocks: tokens of all cameras, of the longest task,
-        and the state."""
-        return len(self.cameras) * self.prefix.image_tokens + self.max_task_tokens + 1
+        """What bounds every dynamic dimension of its blocks: tokens of all cameras, of the longest task and
+        what precedes it, and the state."""
+        before = len(self.token_table.before)
+        return len(self.cameras) * self.prefix.image_tokens + before + self.max_task_tokens + 1
 
     @property
     def task_texts(self) -> tuple[str, ...]:
@@ -396,6 +399,8 @@ def _task_disagreements(m: SmolvlaManifest) -> list[str]:
     if m.tokenizer is not None and table.token_ids is not None:
         wrong.append("a tokenizer needs the whole token_table")
     known = range(table.rows) if table.token_ids is None else set(table.token_ids)
+    if not all(token in known for token in table.before):
+        wrong.append("token_table.before names tokens that token_table does not hold")
     for task in m.tasks:
         if len(task.token_ids) > m.max_task_tokens:
             wrong.append(f"task {task.text!r} has more than {m.max_task_tokens} tokens")

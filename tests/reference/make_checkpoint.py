@@ -4,7 +4,7 @@ computes from them.
     python make_checkpoint.py OUT --size small --cameras 2
 
 Runs in an environment with LeRobot as its users install it (`pip install
-'lerobot[smolvla]==0.4.4'`), offline. Writes
+'lerobot[smolvla]==0.4.4'`, or 'lerobot[smolvla,dataset]' of the newest), offline. Writes
 
     OUT/checkpoint/   what save_pretrained of policy, pre- and post-processor write
     OUT/dataset/meta  what LeRobotDatasetMetadata writes
@@ -18,6 +18,7 @@ Runs in an environment with LeRobot as its users install it (`pip install
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from pathlib import Path
@@ -27,10 +28,15 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 import numpy as np
 import torch
+import transformers
 from lerobot.configs.policies import PreTrainedConfig
-from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.configs.types import FeatureType, NormalizationMode, PolicyFeature
 from lerobot.datasets.lerobot_dataset import LeRobotDatasetMetadata
-from lerobot.datasets.utils import write_stats
+
+try:
+    from lerobot.datasets.utils import write_stats
+except ImportError:  # since 0.6
+    from lerobot.datasets.io_utils import write_stats
 from lerobot.policies.factory import make_pre_post_processors
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
@@ -45,7 +51,10 @@ FPS = 30
 def ordered_positions(self, pixel_values, patch_attention_mask):
     """Vision embeddings with the position ids that bfloat16 and transformers 5 compute."""
     embedded = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
-    return embedded.flatten(2).transpose(1, 2) + self.position_embedding.weight[None]
+    patches, side = embedded.shape[-1], self.num_patches_per_side
+    axis = torch.arange(patches) * side // patches
+    ids = (axis[:, None] * side + axis[None]).flatten()
+    return embedded.flatten(2).transpose(1, 2) + self.position_embedding.weight[ids][None]
 
 
 def statistics(generator: np.random.Generator) -> dict[str, dict[str, np.ndarray]]:
@@ -62,6 +71,10 @@ def statistics(generator: np.random.Generator) -> dict[str, dict[str, np.ndarray
             "min": low,
             "max": high,
             "count": np.array([900]),
+            "q01": low + 0.1 * std,
+            "q10": mean - 1.2 * std,
+            "q90": mean + 1.3 * std,
+            "q99": high - 0.1 * std,
         }
     return stats
 
@@ -106,11 +119,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--subsets", action="store_true", help="case i: the first i + 1 cameras")
     parser.add_argument("--frames", default="480x640,240x320,100x60", help="frame sizes, in turn")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--attention", default="cross_attn", help="attention_mode")
-    parser.add_argument("--every", type=int, default=2, help="self_attn_every_n_layers")
-    parser.add_argument("--layers", type=int, help="num_vlm_layers, where not the size's own")
-    parser.add_argument("--chunk", type=int, help="chunk_size, where not the size's own")
-    parser.add_argument("--steps", type=int, default=10, help="num_steps")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON", help="a setting of SmolVLAConfig")
+    parser.add_argument("--normalise", default="MEAN_STD", help="state and action")
     parser.add_argument("--checkpoint", type=Path, help="use this one and write reference.npz only")
     parser.add_argument("--task", action="append", help="tasks of the cases, in turn")
     return parser.parse_args()
@@ -119,8 +129,8 @@ def arguments() -> argparse.Namespace:
 def configuration(args: argparse.Namespace, cameras: list[str]) -> SmolVLAConfig:
     size = args.size
     side = {"full": 512, "small": 64, "tiny": 32}[size]
-    actions = args.chunk or (50 if size == "full" else 8)
-    return SmolVLAConfig(
+    actions = 50 if size == "full" else 8
+    settings = dict(
         input_features={"observation.state": PolicyFeature(FeatureType.STATE, (6,))}
         | {name: PolicyFeature(FeatureType.VISUAL, (3, 256, 256)) for name in cameras},
         output_features={"action": PolicyFeature(FeatureType.ACTION, (6,))},
@@ -130,15 +140,18 @@ def configuration(args: argparse.Namespace, cameras: list[str]) -> SmolVLAConfig
         pad_language_to="max_length",
         prefix_length=0,
         num_expert_layers=0,
-        num_vlm_layers=args.layers or {"full": 16, "small": 4, "tiny": 3}[size],
+        num_vlm_layers={"full": 16, "small": 4, "tiny": 3}[size],
         resize_imgs_with_padding=(side, side),
         chunk_size=actions,
         n_action_steps=actions,
         expert_width_multiplier=0.5 if size == "tiny" else 0.75,
-        attention_mode=args.attention,
-        self_attn_every_n_layers=args.every,
-        num_steps=args.steps,
     )
+    vector = NormalizationMode[args.normalise]
+    settings["normalization_mapping"] = {"VISUAL": NormalizationMode.IDENTITY, "STATE": vector, "ACTION": vector}
+    for setting in args.set:
+        key, value = setting.split("=", 1)
+        settings[key] = json.loads(value)
+    return SmolVLAConfig(**settings)
 
 
 def write_dataset(root: Path, cameras: list[str], stats: dict[str, dict[str, np.ndarray]]) -> None:
@@ -203,7 +216,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(args.seed)
     policy, pre, post = load(args.checkpoint) if args.checkpoint else create(args, generator)
-    names = list(policy.config.image_features)
+    names = [name for name in policy.config.image_features if ".empty_camera_" not in name]
     tasks = args.task or TASKS
     saved: dict[str, np.ndarray] = {}
     frames = [tuple(int(n) for n in size.split("x")) for size in args.frames.split(",")]
@@ -229,14 +242,16 @@ def main() -> None:
             saved[f"normalised_{kind}_{case}"] = actions[0].float().numpy()
             saved[f"{kind}_{case}"] = post(actions).float().numpy()[0]
 
-    defective = modeling_smolvlm.SmolVLMVisionEmbeddings.forward
-    modeling_smolvlm.SmolVLMVisionEmbeddings.forward = ordered_positions
+    embeddings = modeling_smolvlm.SmolVLMVisionEmbeddings
+    own, is_defective = embeddings.forward, transformers.__version__.startswith("4.")
+    if is_defective:
+        embeddings.forward = ordered_positions
     if args.mixed:
         run("mixed")
         policy = policy.float()
     run("chunk")
-    if args.size != "full":
-        modeling_smolvlm.SmolVLMVisionEmbeddings.forward = defective
+    if args.size != "full" and is_defective:
+        embeddings.forward = own
         run("defect")
     np.savez_compressed(args.out / "reference.npz", **saved)
 

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,13 +29,45 @@ RECIPES = {
     "small-1": ("--size", "small", "--cameras", "1", "--seed", "1"),
     "small-2": ("--size", "small", "--cameras", "2", "--seed", "2", "--mixed"),
     "small-3": ("--size", "small", "--cameras", "3", "--seed", "3"),
-    # other arrangements of the expert's layers, chunk lengths and flow steps
-    "all-cross": (*("--size", "small", "--every", "0"), *("--layers", "3", "--chunk", "13")),
-    "every-third": (*("--size", "small", "--every", "3"), *("--steps", "4", "--cameras", "2")),
-    "all-self": ("--size", "small", "--attention", "self_attn", "--layers", "2"),
     # case i sees i + 1 cameras; tasks alternate between a short and a long one
     "full": (*("--size", "full", "--cameras", "3", "--subsets", "--cases", "3", "--mixed", "--sharp"),),
 }
+
+
+def settings(*cameras_and_more: str, **values: Any) -> tuple[str, ...]:
+    """A small policy with `values` in its SmolVLAConfig."""
+    return "--size", "small", *cameras_and_more, *(f"--set={key}={json.dumps(v)}" for key, v in values.items())
+
+
+VARIANTS = {
+    # how the expert's layers attend, and where they are
+    "all-cross": settings(self_attn_every_n_layers=0, num_vlm_layers=3, chunk_size=13, n_action_steps=5),
+    "negative": settings(self_attn_every_n_layers=-1, num_steps=1),
+    "every-third": settings("--cameras", "2", self_attn_every_n_layers=3, num_steps=4),
+    "every-layer": settings(self_attn_every_n_layers=1),
+    "all-self": settings(attention_mode="self_attn", num_vlm_layers=2),
+    "half-experts": settings(num_expert_layers=2, self_attn_every_n_layers=0),
+    "half-experts-self-first": settings(num_expert_layers=2, self_attn_every_n_layers=4),
+    "one-expert": settings(num_expert_layers=1, self_attn_every_n_layers=5),
+    "one-layer": settings(num_vlm_layers=1),
+    "all-layers": settings(num_vlm_layers=0, num_expert_layers=4),
+    # what the prefix holds
+    "four-cameras": settings("--cameras", "4", resize_imgs_with_padding=[32, 32]),
+    "empty-cameras": settings("--cameras", "2", empty_cameras=2),
+    "marks": settings("--cameras", "2", add_image_special_tokens=True),
+    "marks-empty-cameras": settings("--cameras", "2", add_image_special_tokens=True, empty_cameras=2),
+    "padded": settings(prefix_length=120, pad_language_to="longest", tokenizer_max_length=77),
+    "not-padded": settings(prefix_length=3, pad_language_to="do_not_pad"),
+    "larger-pictures": settings(resize_imgs_with_padding=[96, 96]),
+    # sizes and statistics
+    "narrow": settings(expert_width_multiplier=0.5, max_state_dim=6, max_action_dim=7, chunk_size=1, n_action_steps=1),
+    "wide": settings(expert_width_multiplier=1.5, n_obs_steps=3, min_period=0.02, max_period=2.0),
+    "min-max": settings("--normalise", "MIN_MAX"),
+    "quantiles": settings("--normalise", "QUANTILES"),
+    "quantile-10": settings("--normalise", "QUANTILE10"),
+    "identity": settings("--normalise", "IDENTITY"),
+}
+RECIPES |= VARIANTS
 SWEEP = ROOT / "assets/sweep"
 RECIPES["sweep"] = (
     *("--checkpoint", str(SWEEP / "checkpoint"), "--frames", "240x320"),
@@ -70,7 +103,7 @@ def compare(policy: Policy, made: dict[str, np.ndarray], case: int) -> None:
     assert np.abs(degrees - made[f"chunk_{case}"]).max() <= LIMIT * spread
 
 
-@pytest.mark.parametrize("name", ["small-1", "small-2", "small-3", "all-cross", "every-third", "all-self"])
+@pytest.mark.parametrize("name", ["small-1", "small-2", "small-3", *VARIANTS])
 def test_small_policies_equal_lerobot(name: str, tmp_path: Path) -> None:
     data = checkpoint(name)
     made = tiny_smolvla.reference(data)
@@ -80,6 +113,11 @@ def test_small_policies_equal_lerobot(name: str, tmp_path: Path) -> None:
         pixels = preprocess(made[f"image0_{case}"])[0]
         assert np.abs(pixels - made[f"pixels_{case}"]).max() <= 1e-6
         compare(policy, made, case)
+    fresh, noise = tiny_smolvla.prefix(policy, made, 0), made["noise_0"].astype(np.float32)
+    state = tiny_smolvla.DEGREES.to_core(made["state_0"])
+    refreshed = policy.refresh_state(policy.refresh_state(fresh, state + 0.1), state)
+    whole = policy.sample_normalised(fresh, noise)
+    assert np.abs(policy.sample_normalised(refreshed, noise) - whole).max() <= 1e-5
     longest = max(len(t.token_ids) for t in policy.bundle.manifest.tasks)
     shortest = min(len(t.token_ids) for t in policy.bundle.manifest.tasks)
     assert shortest < 10

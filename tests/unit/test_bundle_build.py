@@ -193,13 +193,42 @@ REVERSED = [f"{j}.pos" for j in reversed(JOINTS)]
 STATISTICS = "policy_preprocessor_step_5_normalizer_processor.safetensors"
 REFUSALS: dict[str, tuple[Change, str]] = {
     "another policy": (config(type="pi0"), "'pi0' is not supported; smolvla and act are"),
-    "history": (config(n_obs_steps=2), "n_obs_steps = 2 is not supported"),
-    "image special tokens": (config(add_image_special_tokens=True), "add_image_special_tokens"),
-    "aloha": (config(adapt_to_pi_aloha=True), "adapt_to_pi_aloha"),
-    "not square": (config(resize_imgs_with_padding=[32, 16]), "not square"),
-    "no resize": (config(resize_imgs_with_padding=None), "malformed setting"),
+    "aloha": (config(adapt_to_pi_aloha=True), "adapt_to_pi_aloha = True is not supported"),
+    "aloha's deltas": (config(use_delta_joint_actions_aloha=True), "LeRobot refuses it too"),
+    "adapters": (config(use_peft=True), "merge them"),
+    "no cache": (config(use_cache=False), "use_cache = False is not supported: LeRobot's own inference fails"),
+    "a setting of the future": (config(use_wings=True), "settings ['use_wings'] are not known"),
+    "no cameras": (
+        config(input_features={"observation.state": {"type": "STATE", "shape": [6]}}),
+        "0 cameras (1 to 4 are)",
+    ),
+    "another input": (
+        lambda data: edit(
+            data / "checkpoint/config.json",
+            lambda c: c["input_features"].update({"observation.environment_state": {"type": "ENV", "shape": [3]}}),
+        ),
+        "input features ['observation.environment_state'] is not supported",
+    ),
+    "not square": (config(resize_imgs_with_padding=[32, 16]), "[32, 16] (a square is"),
+    "no resize": (config(resize_imgs_with_padding=None), "None (a square is"),
     "odd patches": (config(resize_imgs_with_padding=[40, 40]), "not a multiple of"),
-    "another image size": (config(resize_imgs_with_padding=[64, 64]), "position table of 4"),
+    "an image size on the edge": (config(resize_imgs_with_padding=[1968, 1968]), "position table of 4"),
+    "another number of layers": (config(num_vlm_layers=2), "num_vlm_layers = 2, and the weights have 3"),
+    "experts that do not divide": (config(num_expert_layers=2), "the weights have 3 expert layers"),
+    "a foreign tokenizer's marks": (
+        lambda data: [
+            config(add_image_special_tokens=True)(data),
+            edit(
+                data / "vlm/tokenizer.json",
+                lambda c: c.update(added_tokens=[t for t in c["added_tokens"] if t["content"] != "<global-img>"]),
+            ),
+        ],
+        "has no token '<global-img>'",
+    ),
+    "no tokenizer for the marks": (
+        lambda data: [config(add_image_special_tokens=True)(data), without("vlm/tokenizer.json")(data)],
+        "add_image_special_tokens: the tokenizer says which",
+    ),
     "no steps": (config(num_steps=0), "num_steps = 0"),
     "state too wide": (config(max_state_dim=4), "max_state_dim"),
     "no config": (without("checkpoint/config.json"), "config.json: missing"),
@@ -292,7 +321,7 @@ REFUSALS: dict[str, tuple[Change, str]] = {
     ),
     "an expert layer missing": (
         weights(lambda t: [t.pop(k) for k in list(t) if "lm_expert.layers.2" in k]),
-        "2 expert layers on 3",
+        "the weights have 2 expert layers",
     ),
     "weights cut off": (
         lambda data: os.truncate(data / "checkpoint/model.safetensors", 100_000),
@@ -351,8 +380,11 @@ def test_position_ids() -> None:
     assert len(set(defect.tolist())) == 961
     assert defect[:5].tolist() == [0, 0, 1, 2, 3]
     assert defect.max() == 990
-    with pytest.raises(BundleError):
-        position_ids(3, 4, "ordered")
+    assert position_ids(6, 4, "ordered")[:6].tolist() == [0, 0, 1, 2, 2, 3]
+    assert position_ids(24, 32, "ordered")[:8].tolist() == [0, 1, 2, 4, 5, 6, 8, 9]
+    for patches, side in ((18, 27), (123, 32), (31, 32)):
+        with pytest.raises(BundleError, match="not supported"):
+            position_ids(patches, side, "ordered")
 
 
 def test_rope_tables_have_base_10000() -> None:

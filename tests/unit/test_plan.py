@@ -165,7 +165,7 @@ def test_types_without_a_rate_are_computed_in_float32_where_that_is_possible() -
 @pytest.mark.parametrize("cameras", [1, 2, 3])
 def test_published_smolvla_is_what_the_builder_says(cameras: int) -> None:
     arch = dataclasses.replace(
-        measure.WIDE, vision_layers=12, layers=16, cross_layers=tuple(range(1, 16, 2)),
+        measure.WIDE, vision_layers=12, layers=16, expert_at=tuple(range(16)), cross_layers=tuple(range(1, 16, 2)),
         cameras=tuple("abc"[:cameras]),
     )  # fmt: skip
     made = smolvla(cameras)

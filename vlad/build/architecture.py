@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from vlad.build.safetensors import SafeTensors, read_json
+from vlad.build.settings import Settings, read_settings
 from vlad.errors import BundleError
 
 _VLM = "model.vlm_with_expert."
+EMBEDDING = f"{_VLM}vlm.model.text_model.embed_tokens.weight"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,15 +35,18 @@ _PUBLISHED = {
     "HuggingFaceTB/SmolVLM2-500M-Video-Instruct": VlmConstants(12, 1e-6, 64, 1e-5),
 }
 
-# Settings of config.json that change the computation, with the only value that is supported.
-_SUPPORTED: dict[str, tuple[Any, ...]] = {
-    "n_obs_steps": (1,),
-    "add_image_special_tokens": (False,),
-    "adapt_to_pi_aloha": (False,),
-    "use_delta_joint_actions_aloha": (False,),
-    "use_peft": (False, None),
-    "attention_mode": ("cross_attn", "self_attn"),
-}
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ImageMarks:
+    """Token ids before and after the tokens of a picture."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        """Both."""
+        return self.before + self.after
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,7 +54,10 @@ class Architecture:
     """Every size and setting of one SmolVLA, read from its weights and configuration.
 
     Lengths are counts; `image` and `patch` are pixels; `image_side` is the resized, padded square
-    that vision sees.
+    that vision sees. layers: of the language model, as many as the expert attends to; of the others nothing
+    is computed. expert_at: the language layer of each expert layer; cross_layers: those of them whose keys and
+    values alone the expert sees. pictures: cameras that config.json has, with the empty ones.
+    image_marks: tokens before and after the tokens of each picture.
     """
 
     image_side: int
@@ -70,6 +79,7 @@ class Architecture:
     rms_eps: float
     expert_hidden: int
     expert_mlp: int
+    expert_at: tuple[int, ...]
     cross_layers: tuple[int, ...]
     chunk_size: int
     flow_steps: int
@@ -80,17 +90,33 @@ class Architecture:
     state_dim: int
     action_dim: int
     cameras: tuple[str, ...]
+    pictures: int
+    empty_cameras: int
+    image_marks: ImageMarks | None
     max_task_tokens: int
 
     @property
-    def image_tokens(self) -> int:
-        """Tokens of one camera."""
+    def patch_tokens(self) -> int:
+        """Tokens of one picture."""
         return (self.image_side // self.patch // self.pixel_shuffle) ** 2
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of one camera, with the marks around them."""
+        return self.patch_tokens + (0 if self.image_marks is None else len(self.image_marks.all))
+
+    @property
+    def marks_of_absent(self) -> tuple[int, ...]:
+        """Tokens between those of the last camera and of the task. LeRobot masks the picture of a camera that
+        is not there, but not the marks around it.
+        """
+        absent = max(0, min(self.pictures - len(self.cameras), self.empty_cameras))
+        return () if self.image_marks is None else self.image_marks.all * absent
 
     @property
     def max_prefix(self) -> int:
         """Longest prefix: all cameras, the longest task and the state token."""
-        return len(self.cameras) * self.image_tokens + self.max_task_tokens + 1
+        return len(self.cameras) * self.image_tokens + len(self.marks_of_absent) + self.max_task_tokens + 1
 
 
 def vlm_constants(name: str, directory: Path | None) -> VlmConstants:
@@ -134,76 +160,49 @@ def _divide(a: int, b: int, what: str) -> int:
     return a // b
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Settings:
-    """What config.json says, parsed."""
-
-    resize: tuple[int, ...]
-    self_attention_every: int
-    attention_mode: str
-    visual: tuple[str, ...]
-    other_inputs: tuple[str, ...]
-    state_dim: int
-    action_dim: int
-    chunk_size: int
-    num_steps: int
-    max_state_dim: int
-    max_action_dim: int
-    tokenizer_max_length: int
-    min_period: float
-    max_period: float
-    vlm_in_bfloat16: bool
-
-
-def _settings(file: Path, config: dict[str, Any]) -> _Settings:
-    for key, accepted in _SUPPORTED.items():
-        if key in config and config[key] not in accepted:
-            raise BundleError(f"{file}: {key} = {config[key]!r} is not supported (accepted: {list(accepted)})")
-    try:
-        inputs, outputs = config["input_features"], config["output_features"]
-        visual = tuple(str(k) for k, f in inputs.items() if f["type"] == "VISUAL")
-        found = _Settings(
-            resize=tuple(int(n) for n in config["resize_imgs_with_padding"]),
-            self_attention_every=int(config["self_attn_every_n_layers"]),
-            attention_mode=str(config["attention_mode"]),
-            visual=visual,
-            other_inputs=tuple(sorted(set(inputs) - set(visual) - {"observation.state"})),
-            state_dim=int(inputs["observation.state"]["shape"][0]),
-            action_dim=int(outputs["action"]["shape"][0]),
-            chunk_size=int(config["chunk_size"]),
-            num_steps=int(config["num_steps"]),
-            max_state_dim=int(config["max_state_dim"]),
-            max_action_dim=int(config["max_action_dim"]),
-            tokenizer_max_length=int(config["tokenizer_max_length"]),
-            min_period=float(config["min_period"]),
-            max_period=float(config["max_period"]),
-            vlm_in_bfloat16=bool(config["load_vlm_weights"]),
+def _expert_at(file: Path, settings: Settings, layers: int, expert_layers: int) -> tuple[int, ...]:
+    """The language layer of each expert layer. Raises BundleError for what config.json says otherwise, and for
+    arrangements with which LeRobot trains, but cannot infer.
+    """
+    if 0 < settings.vlm_layers < layers:
+        raise BundleError(f"{file}: num_vlm_layers = {settings.vlm_layers}, and the weights have {layers}")
+    wanted = settings.expert_layers if settings.expert_layers > 0 else layers
+    if wanted != expert_layers:
+        raise BundleError(
+            f"{file}: num_expert_layers = {settings.expert_layers} on {layers} language layers, and the weights have "
+            f"{expert_layers} expert layers"
         )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        raise BundleError(f"{file}: missing or malformed setting: {error!r}") from None
-    wrong = {
-        f"input features {list(found.other_inputs)}": bool(found.other_inputs),
-        f"resize_imgs_with_padding = {list(found.resize)} (not square)": len(found.resize) != 2
-        or found.resize[0] != found.resize[1],
-        "a state or action wider than max_state_dim or max_action_dim": found.max_state_dim < found.state_dim
-        or found.max_action_dim < found.action_dim,
-        f"chunk_size = {found.chunk_size}, num_steps = {found.num_steps}": found.chunk_size < 1 or found.num_steps < 1,
-        f"periods {found.min_period}..{found.max_period}": not 0 < found.min_period <= found.max_period,
-    }
-    for what, is_wrong in wrong.items():
-        if is_wrong:
-            raise BundleError(f"{file}: {what} is not supported")
-    return found
+    if layers < 1 or expert_layers < 1 or layers % expert_layers:
+        raise BundleError(f"{file}: {expert_layers} expert layers on {layers} language layers: not a divisor")
+    at = tuple(range(0, layers, layers // expert_layers))
+    for index in range(layers):
+        if _is_self(settings, index) and index not in at:
+            raise BundleError(
+                f"{file}: num_expert_layers = {expert_layers} leaves language layer {index} without an expert layer, "
+                "and it is one of self-attention (self_attn_every_n_layers): LeRobot's own inference fails there"
+            )
+    return at
+
+
+def _is_self(settings: Settings, index: int) -> bool:
+    """Whether expert and language layer `index` attend as one."""
+    every = settings.self_attention_every
+    return not settings.cross_attention or (every > 0 and index % every == 0)
 
 
 def read_architecture(
-    file: Path, config: dict[str, Any], weights: SafeTensors, constants: VlmConstants
+    file: Path,
+    config: dict[str, Any],
+    weights: SafeTensors,
+    constants: VlmConstants,
+    image_marks: Callable[[], ImageMarks],
 ) -> Architecture:
-    """Derive every size from the weights; `file` is where `config` came from, for messages.
+    """Derive every size from the weights; `file` is where `config` came from, for messages. `image_marks` is
+    asked only where the policy has them.
 
     Raises BundleError for what is unsupported or does not fit together.
     """
-    settings = _settings(file, config)
+    settings = read_settings(file, config)
     vision, text, expert = (
         f"{_VLM}vlm.model.vision_model.",
         f"{_VLM}vlm.model.text_model.layers.",
@@ -219,28 +218,27 @@ def read_architecture(
     shuffle = math.isqrt(_divide(projection[1], vision_hidden, "connector input by vision width"))
     if side * side != positions or shuffle * shuffle * vision_hidden != projection[1]:
         raise BundleError(f"{weights.path}: vision positions or connector are not square")
-    image_side = settings.resize[0]
+    image_side = settings.side
     _divide(_divide(image_side, patch, "image by patch"), shuffle, "patches by pixel shuffle")
 
     layers, expert_layers = _count_layers(weights, text), _count_layers(weights, expert)
-    if layers < 2 or expert_layers != layers:
-        raise BundleError(
-            f"{file}: {expert_layers} expert layers on {layers} language layers is not supported; "
-            "they must be equal, and at least 2"
-        )
+    expert_at = _expert_at(file, settings, layers, expert_layers)
     head_dim = constants.head_dim
     heads = _divide(weights.shape(f"{text}0.self_attn.q_proj.weight")[0], head_dim, "query heads")
     kv_heads = _divide(weights.shape(f"{text}0.self_attn.k_proj.weight")[0], head_dim, "key heads")
     _divide(heads, kv_heads, "query heads by key heads")
     _divide(vision_hidden, constants.vision_heads, "vision width by vision heads")
     expert_hidden = weights.shape(f"{_VLM}lm_expert.norm.weight")[0]
+    for index, language in enumerate(expert_at):
+        projected = weights.shape(f"{expert}{index}.self_attn.k_proj.weight")[1:]
+        if _is_self(settings, language) and projected != (expert_hidden,):
+            raise BundleError(
+                f"{file}: language layer {language} is one of self-attention (self_attn_every_n_layers), and its "
+                f"expert layer {index} was made for cross-attention (num_expert_layers): LeRobot cannot run that"
+            )
     if expert_hidden % 2 or head_dim % 2:
         raise BundleError(f"{file}: an odd expert width or head_dim is not supported")
 
-    cameras = tuple(k for k in settings.visual if ".empty_camera_" not in k)
-    if not 1 <= len(cameras) <= 4:
-        raise BundleError(f"{file}: {len(cameras)} cameras; 1 to 4 are supported")
-    every = settings.self_attention_every
     return Architecture(
         image_side=image_side,
         position_side=side,
@@ -253,7 +251,7 @@ def read_architecture(
         vision_eps=constants.vision_eps,
         vision_in_bfloat16=settings.vlm_in_bfloat16,
         hidden=projection[0],
-        layers=layers,
+        layers=expert_at[-1] + 1,
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
@@ -261,9 +259,8 @@ def read_architecture(
         rms_eps=constants.rms_eps,
         expert_hidden=expert_hidden,
         expert_mlp=weights.shape(f"{expert}0.mlp.gate_proj.weight")[0],
-        cross_layers=()
-        if settings.attention_mode == "self_attn"
-        else tuple(i for i in range(layers) if every <= 0 or i % every),
+        expert_at=expert_at,
+        cross_layers=tuple(index for index in expert_at if not _is_self(settings, index)),
         chunk_size=settings.chunk_size,
         flow_steps=settings.num_steps,
         min_period=settings.min_period,
@@ -272,6 +269,9 @@ def read_architecture(
         max_action_dim=settings.max_action_dim,
         state_dim=settings.state_dim,
         action_dim=settings.action_dim,
-        cameras=cameras,
+        cameras=settings.cameras,
+        pictures=settings.pictures,
+        empty_cameras=settings.empty_cameras,
+        image_marks=image_marks() if settings.image_special_tokens else None,
         max_task_tokens=settings.tokenizer_max_length,
     )

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from vlad.build.act_architecture import ActArchitecture, read_act
-from vlad.build.architecture import Architecture, read_architecture, vlm_constants
+from vlad.build.architecture import Architecture, ImageMarks, read_architecture, vlm_constants
 from vlad.build.normalisation import ANY_MODE, Normalisation
 from vlad.build.processors import read_processors
 from vlad.build.safetensors import SafeTensors, is_file, read_json
 from vlad.errors import BundleError
+from vlad.llm import token_id
 
 _LANGUAGE_STEPS = ("smolvla_new_line_processor", "tokenizer_processor")
 
@@ -74,7 +75,10 @@ def read_checkpoint(
     name = str(config.get("vlm_model_name", ""))
     directory = _vlm_directory(path, name, vlm)
     constants = vlm_constants(name, directory)
-    architecture = read_architecture(path / "config.json", config, weights, constants)
+    tokenizer_file = _tokenizer_file(path, directory, tokenizer)
+    architecture = read_architecture(
+        path / "config.json", config, weights, constants, lambda: _image_marks(path, tokenizer_file)
+    )
     modes = {"STATE": ANY_MODE, "ACTION": ANY_MODE, "VISUAL": ("IDENTITY",)}
     processors = read_processors(path, config, weights, _LANGUAGE_STEPS, modes)
     if processors.max_tokens not in (None, architecture.max_task_tokens):
@@ -97,7 +101,7 @@ def read_checkpoint(
         rename=processors.rename,
         vlm_name=name,
         vlm_directory=directory,
-        tokenizer_file=_tokenizer_file(path, directory, tokenizer),
+        tokenizer_file=tokenizer_file,
         notes=notes,
     )
 
@@ -140,3 +144,14 @@ def _tokenizer_file(path: Path, vlm: Path | None, given: Path | None) -> Path | 
     if vlm is not None:
         candidates.append(vlm / "tokenizer.json")
     return next((file for file in candidates if file.is_file()), None)
+
+
+def _image_marks(path: Path, tokenizer: Path | None) -> ImageMarks:
+    """Ids of the tokens around a picture, by the names that SmolVLM's tokenizer has for them."""
+    if tokenizer is None:
+        raise BundleError(
+            f"{path / 'config.json'}: add_image_special_tokens: the tokenizer says which they are: give its "
+            "tokenizer.json with --tokenizer"
+        )
+    around, whole = token_id(tokenizer, "<fake_token_around_image>"), token_id(tokenizer, "<global-img>")
+    return ImageMarks(before=(around, whole), after=(around,))

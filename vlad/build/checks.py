@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vlad.build.architecture import EMBEDDING
 from vlad.build.checkpoint import ActCheckpoint, SmolvlaCheckpoint
 from vlad.build.dataset import Dataset, FeatureRange
 from vlad.build.normalisation import Normalisation
@@ -18,8 +19,6 @@ from vlad.errors import BundleError, Refused
 from vlad.llm import tokenise
 from vlad.manifest import MAX_JOINTS, Camera, Task
 from vlad.units import Units
-
-EMBEDDING = "model.vlm_with_expert.vlm.model.text_model.embed_tokens.weight"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ once per chunk.
 Cross-attention layers of the expert project the language model's keys and values; LeRobot repeats
 that in every flow step on the same input, here it is done once (exact). Self-attention layers take
 them as they are. Each token is projected on its own, so a fresh state costs one. For a policy that
-has no cross-attention layer the block hands on those of layer 0.
+has no cross-attention layer the block hands on those of layer 0. Layers count as the language model's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def build_context(arch: Architecture, weights: SafeTensors) -> Graph:
         for which, projection in (("key", "k_proj"), ("value", "v_proj")):
             value = graph.input(f"{which}{index}", ["n", width])
             if arch.cross_layers:
-                weight = weights.read(f"{_LAYERS}{index}.self_attn.{projection}.weight", (width, width))
+                expert = arch.expert_at.index(index)
+                weight = weights.read(f"{_LAYERS}{expert}.self_attn.{projection}.weight", (width, width))
                 with graph.scope(f"layer{index}"):
                     value = graph.linear(value, projection, weight)
             graph.output(value, f"context_{which}{index}", ["n", width])

@@ -2,7 +2,7 @@
 
     x                 float32 [chunk, max_action_dim]       noisy actions, all (padded) dimensions
     time_embedding    float32 [1, expert_hidden]            of the flow time (vlad.expert.time_embedding)
-    context_key<i>    float32 [s, kv_heads * head_dim]      of each layer i
+    context_key<i>    float32 [s, kv_heads * head_dim]      of each language layer i that has an expert layer
     context_value<i>  float32 [s, kv_heads * head_dim]
  -> velocity          float32 [chunk, max_action_dim]
 
@@ -34,7 +34,7 @@ def build_expert(arch: Architecture, weights: SafeTensors) -> Graph:
     x = graph.input("x", [chunk, arch.max_action_dim])
     time = graph.input("time_embedding", [1, d])
     context = [
-        (graph.input(f"context_key{i}", shape), graph.input(f"context_value{i}", shape)) for i in range(arch.layers)
+        (graph.input(f"context_key{i}", shape), graph.input(f"context_value{i}", shape)) for i in arch.expert_at
     ]
 
     tables = rope_tables(arch.head_dim, arch.max_prefix + chunk)
@@ -54,7 +54,7 @@ def build_expert(arch: Architecture, weights: SafeTensors) -> Graph:
     )
 
     hidden = _embed(graph, x, time, arch, weights)
-    for index in range(arch.layers):
+    for index in range(len(arch.expert_at)):
         with graph.scope(f"layer{index}"):
             hidden = _mlp(model, _attention(model, hidden, index, *context[index]), index)
     norm = weights.read("model.vlm_with_expert.lm_expert.norm.weight", (d,))
@@ -76,9 +76,10 @@ def expert_flops(arch: Architecture, s: int) -> int:
         arch.heads * arch.head_dim,
         arch.kv_heads * arch.head_dim,
     )
-    own = arch.layers - len(arch.cross_layers)
-    linears = arch.layers * 2 * n * d * (2 * width + 3 * arch.expert_mlp) + own * 4 * n * d * kv
-    attention = 4 * n * width * (arch.layers * s + own * n)
+    layers = len(arch.expert_at)
+    own = layers - len(arch.cross_layers)
+    linears = layers * 2 * n * d * (2 * width + 3 * arch.expert_mlp) + own * 4 * n * d * kv
+    attention = 4 * n * width * (layers * s + own * n)
     return linears + attention + 2 * n * d * (2 * arch.max_action_dim + 2 * d)
 
 
@@ -122,7 +123,7 @@ class _Model:
 def _attention(model: _Model, x: str, index: int, key: str, value: str) -> str:
     """Attention to the prefix, in self-attention layers to the actions too, and its residual."""
     graph, arch, weights = model.graph, model.arch, model.weights
-    cross = index in arch.cross_layers
+    cross = arch.expert_at[index] in arch.cross_layers
     d, head_dim, heads, kv_heads = arch.expert_hidden, arch.head_dim, arch.heads, arch.kv_heads
     width, kv_width = heads * head_dim, kv_heads * head_dim
 

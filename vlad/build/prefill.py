@@ -4,11 +4,11 @@ layer.
     tokens          float32 [n, hidden]          image then task tokens, already scaled; n may be 0
     state           float32 [1, max_state_dim]   normalised and zero padded
     past_key<i>     float32 [past, width]        of layer i, but the last one, of a prefix already
-    past_value<i>   float32 [past, width]        computed, or past = 0
+    past_value<i>   float32 [past, width]        computed, or past = 0; of a single layer, of that
  -> key<i>, value<i>   float32 [n + 1, width]    of each layer, of tokens and state, keys rotated
 
-width = kv_heads * head_dim. A layer's keys and values are inputs and outputs of their own, so that
-nothing is copied to take them apart or to join them.
+width = kv_heads * head_dim. Layers are those up to the last one that the expert attends to. A layer's keys
+and values are inputs and outputs of their own, so that nothing is copied to take them apart or to join them.
 
 The state token is last. Image and task tokens see each other and the past; only the state token
 sees itself, which is LeRobot's mask. So a fresh state on known images costs one token: n = 0, past
@@ -20,6 +20,7 @@ computed (the rest is dead at inference).
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 
@@ -30,6 +31,14 @@ from vlad.build.safetensors import SafeTensors
 
 _LAYERS = "model.vlm_with_expert.vlm.model.text_model.layers."
 _HIDDEN = -1.0e30
+_DEAD_OF_LAST = (
+    "self_attn.q_proj",
+    "self_attn.o_proj",
+    "post_attention_layernorm",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
 
 
 def build_prefill(arch: Architecture, weights: SafeTensors) -> Graph:
@@ -41,7 +50,7 @@ def build_prefill(arch: Architecture, weights: SafeTensors) -> Graph:
     state = graph.input("state", [1, width])
     past = [
         (graph.input(f"past_key{i}", ["past", kv_width]), graph.input(f"past_value{i}", ["past", kv_width]))
-        for i in range(arch.layers - 1)
+        for i in range(max(1, arch.layers - 1))
     ]
 
     embedded = graph.linear(
@@ -51,7 +60,7 @@ def build_prefill(arch: Architecture, weights: SafeTensors) -> Graph:
         weights.read("model.state_proj.bias", (arch.hidden,)),
     )
     x = graph.op("Concat", tokens, embedded, axis=0)
-    start = graph.dimension(past[0][0], 0) if past else graph.integers([0])
+    start = graph.dimension(past[0][0], 0)
     new = graph.dimension(x, 0)
     total = graph.op("Add", start, new)
     cos, sin = (
@@ -61,14 +70,17 @@ def build_prefill(arch: Architecture, weights: SafeTensors) -> Graph:
     model = _Model(graph, arch, weights, cos, sin, _mask(graph, new, total))
     for index in range(arch.layers):
         with graph.scope(f"layer{index}"):
-            x, key, value = _layer(model, x, index, past[index] if index < len(past) else None)
+            x, key, value = _layer(model, x, index, past[index] if index < arch.layers - 1 else None)
         graph.output(key, f"key{index}", ["n_and_state", kv_width])
         graph.output(value, f"value{index}", ["n_and_state", kv_width])
 
-    last = f"{_LAYERS}{arch.layers - 1}."
-    dead: tuple[str, ...] = ("self_attn.q_proj", "self_attn.o_proj", "post_attention_layernorm")
-    dead += ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
-    weights.ignore(*(f"{last}{name}.weight" for name in dead))
+    dead = [f"{_LAYERS}{arch.layers - 1}.{name}.weight" for name in _DEAD_OF_LAST]
+    later = re.compile(re.escape(_LAYERS) + r"(\d+)\.")
+    for name in weights.names():
+        layer = later.match(name)
+        if layer is not None and int(layer[1]) >= arch.layers:
+            dead.append(name)
+    weights.ignore(*dead)
     return graph
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +128,20 @@ class SafeTensors:
 
     def read(self, name: str, shape: tuple[int, ...] | None = None) -> Array:
         """One tensor as float32, checked to be finite and of `shape`. Raises BundleError."""
-        kind, found, _, _ = self._find(name)
+        found = self.shape(name)
         if shape is not None and found != shape:
             raise BundleError(f"{self.path}: tensor {name!r} has shape {list(found)}, expected {list(shape)}")
-        raw = self.stored(name)
-        values = widen(raw) if kind == "BF16" else raw.astype(np.float32)
+        return self._converted(name, self.stored(name))
+
+    def rows(self, name: str, indices: Sequence[int]) -> Array:
+        """Rows of a table as float32. Raises BundleError for one that it does not have."""
+        stored = self.stored(name)
+        if stored.ndim != 2 or max(indices) >= len(stored):
+            raise BundleError(f"{self.path}: tensor {name!r} has shape {list(stored.shape)}, no row {max(indices)}")
+        return self._converted(name, stored[list(indices)])
+
+    def _converted(self, name: str, raw: NDArray[Any]) -> Array:
+        values = widen(raw) if raw.dtype == np.uint16 else raw.astype(np.float32)
         if not np.isfinite(values).all():
             raise BundleError(f"{self.path}: tensor {name!r} holds values that are not finite")
         return values

@@ -3,7 +3,8 @@
     image  float32 [1, 3, side, side] in [-1, 1]   ->   tokens float32 [image_tokens, hidden]
 
 The tokens carry the factor sqrt(hidden) that LeRobot applies to them (`embed_prefix`,
-modeling_smolvla.py).
+modeling_smolvla.py). Of a policy with `add_image_special_tokens` the embeddings of the tokens before and
+after a picture, which LeRobot does not scale, are rows of the output too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from vlad.build.architecture import Architecture
+from vlad.build.architecture import EMBEDDING, Architecture
 from vlad.build.functions import Heads
 from vlad.build.graph import Graph
 from vlad.build.safetensors import SafeTensors
@@ -29,12 +30,19 @@ def position_ids(patches: int, side: int, formula: str) -> NDArray[np.int64]:
     `formula`: "ordered" is what SigLIP means and what the policy computes in bfloat16 or with
     transformers 5; "transformers-4.57-float32" repeats the defect of transformers 4.55.1 to 4.57 in
     float32, for a policy that was trained with it (transformers issue 41190). Raises BundleError
-    when `side` is not a multiple of `patches`.
+    where rounding decides what the policy computes.
     """
     if formula == "ordered":
-        if side % patches:
+        # Patch k takes the place floor(k side / patches), and rounding must not change that: bfloat16 is off by up
+        # to 1 / 512; float32 only where k / patches meets an edge between two places.
+        axis = np.arange(patches) * side // patches
+        edges = np.arange(1 / side, 1.0, 1 / side).astype(np.float32)
+        rounded = np.arange(patches, dtype=np.float32) * np.float32(1 / patches)
+        common = math.gcd(patches, side)
+        exact = common & (common - 1) == 0 and math.lcm(patches, side) <= 480
+        exact = exact and np.array_equal(np.searchsorted(edges, rounded, side="right"), axis)
+        if side % patches and not exact:
             raise BundleError(f"vision: {patches} patches per side on a position table of {side} is not supported")
-        axis = np.arange(patches) * (side // patches)
     elif formula == "transformers-4.57-float32":
         fractions = np.arange(patches, dtype=np.float32) / np.float32(patches) * np.float32(1 - 1e-6)
         boundaries = np.arange(1 / side, 1.0, 1 / side).astype(np.float32)
@@ -69,6 +77,11 @@ def build_vision(arch: Architecture, weights: SafeTensors, formula: str) -> Grap
             x = _layer(graph, x, arch, weights, f"{_VISION}encoder.layers.{index}.")
     x = _layer_norm(graph, x, arch, weights, f"{_VISION}post_layernorm")
     tokens = _project(graph, x, arch, weights)
+    if arch.image_marks is not None:
+        marks = arch.image_marks
+        before = graph.weight("marks.before", weights.rows(EMBEDDING, marks.before))
+        after = graph.weight("marks.after", weights.rows(EMBEDDING, marks.after))
+        tokens = graph.op("Concat", before, tokens, after, axis=0)
     graph.output(tokens, "tokens", [arch.image_tokens, arch.hidden])
     return graph
 
@@ -77,7 +90,7 @@ def vision_flops(arch: Architecture) -> int:
     """Multiply-adds times two of one image."""
     n, d, m = (arch.image_side // arch.patch) ** 2, arch.vision_hidden, arch.vision_mlp
     layer = 2 * n * d * (4 * d + 2 * m) + 4 * n * n * d
-    connector = 2 * arch.image_tokens * arch.pixel_shuffle**2 * d * arch.hidden
+    connector = 2 * arch.patch_tokens * arch.pixel_shuffle**2 * d * arch.hidden
     return arch.vision_layers * layer + 2 * n * d * 3 * arch.patch**2 + connector
 
 
@@ -116,6 +129,6 @@ def _project(graph: Graph, x: str, arch: Architecture, weights: SafeTensors) -> 
     side, s, d = arch.image_side // arch.patch, arch.pixel_shuffle, arch.vision_hidden
     grid = graph.op("Reshape", x, graph.integers([side // s, s, side // s, s, d]))
     blocks = graph.op("Transpose", grid, perm=[0, 2, 1, 3, 4])
-    shuffled = graph.op("Reshape", blocks, graph.integers([arch.image_tokens, s * s * d]))
+    shuffled = graph.op("Reshape", blocks, graph.integers([arch.patch_tokens, s * s * d]))
     weight = weights.read(f"{_MODEL}connector.modality_projection.proj.weight", (arch.hidden, s * s * d))
     return graph.linear(shuffled, "projection", weight * np.float32(math.sqrt(arch.hidden)))

@@ -23,11 +23,10 @@ from vlad import manifest as manifests
 from vlad.build.act_architecture import ActArchitecture
 from vlad.build.act_policy import act_policy_flops, build_act_policy
 from vlad.build.act_vision import act_vision_flops, build_act_vision
-from vlad.build.architecture import Architecture
+from vlad.build.architecture import EMBEDDING, Architecture
 from vlad.build.bfloat16 import to_bfloat16
 from vlad.build.checkpoint import ActCheckpoint, SmolvlaCheckpoint
 from vlad.build.checks import (
-    EMBEDDING,
     AnyCheckpoint,
     Facts,
     check_act,
@@ -281,7 +280,8 @@ def _token_table(root: Path, weights: SafeTensors, arch: Architecture, tasks: li
     kind = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}.get(weights.dtype(EMBEDDING))
     if kind is None:
         raise BundleError(f"{weights.path}: token embeddings in {weights.dtype(EMBEDDING)} are not supported")
-    ids = None if whole else sorted({token for task in tasks for token in task.token_ids})
+    before = list(arch.marks_of_absent)
+    ids = None if whole else sorted({*before, *(token for task in tasks for token in task.token_ids)})
     rows = stored if ids is None else stored[ids]
     np.save(root / "tokens.npy", rows, allow_pickle=False)
     return TokenTable(
@@ -290,6 +290,7 @@ def _token_table(root: Path, weights: SafeTensors, arch: Architecture, tasks: li
         rows=len(rows),
         token_ids=ids,
         scale=math.sqrt(arch.hidden),
+        before=before,
     )
 
 

@@ -41,14 +41,14 @@ WEIGHT_SCALE = 0.02
 WIDE = Architecture(
     image_side=512, position_side=32, patch=16, pixel_shuffle=4, vision_hidden=768, vision_layers=2, vision_heads=12,
     vision_mlp=3072, vision_eps=1e-6, vision_in_bfloat16=False, hidden=960, layers=6, heads=15, kv_heads=5, head_dim=64,
-    mlp=2560, rms_eps=1e-5, expert_hidden=720, expert_mlp=2048, cross_layers=(1, 3, 5), chunk_size=50, flow_steps=10,
-    min_period=4e-3, max_period=4.0, max_state_dim=32, max_action_dim=32, state_dim=6, action_dim=6,
-    cameras=("a", "b"), max_task_tokens=48,
+    mlp=2560, rms_eps=1e-5, expert_hidden=720, expert_mlp=2048, expert_at=tuple(range(6)), cross_layers=(1, 3, 5),
+    chunk_size=50, flow_steps=10, min_period=4e-3, max_period=4.0, max_state_dim=32, max_action_dim=32, state_dim=6,
+    action_dim=6, cameras=("a", "b"), pictures=2, empty_cameras=0, image_marks=None, max_task_tokens=48,
 )  # fmt: skip
 # All its layers, and next to no width: what is left is the cost of a call.
 THIN = dataclasses.replace(
     WIDE, layers=16, hidden=32, heads=2, kv_heads=1, head_dim=8, mlp=32, expert_hidden=32, expert_mlp=32,
-    cross_layers=tuple(range(1, 16, 2)), chunk_size=4,
+    expert_at=tuple(range(16)), cross_layers=tuple(range(1, 16, 2)), chunk_size=4,
 )  # fmt: skip
 
 Feed = dict[str, NDArray[Any]]
@@ -70,6 +70,10 @@ class RandomWeights:
 
     def ignore(self, *names: str) -> None:
         """There is nothing to be left over."""
+
+    def names(self) -> list[str]:
+        """Nor known beforehand."""
+        return []
 
     @staticmethod
     def _unnamed() -> dict[str, tuple[int, ...]]:
