@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 REFERENCE := build/reference/venv
-LEROBOT := $(addprefix tests/reference/test_,smolvla_chunks.py act_chunks.py sim_lerobot.py rtc.py lerobot_queue.py)
+NEWEST := build/reference-newest/venv
+NEWEST_LEROBOT ?= 0.6.1
+LEROBOT := $(addprefix tests/reference/test_,smolvla_chunks.py smolvla_settings.py act_chunks.py newest.py sim_lerobot.py rtc.py lerobot_queue.py)
 export MUJOCO_GL ?= osmesa
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system build demo test lint bench bench-report reference survival vm fuzz mutation soak model-check replay-runs clean
+.PHONY: help setup system build demo test lint bench bench-report reference reference-newest survival vm fuzz mutation soak model-check replay-runs clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -61,6 +63,18 @@ $(REFERENCE)/.installed:
 
 reference: setup build $(REFERENCE)/.installed  ## against LeRobot itself: chunks, calibration, bus
 	$(PY) -m pytest tests/reference $(TEST)
+
+# LeRobot since 0.5 wants Python 3.12. Where there is none, the committed fixtures (tests/data/newest) are all
+# that `make test` has of it.
+reference-newest: setup build  ## the same against the newest LeRobot, where there is a Python 3.12 or later
+	@test -e $(NEWEST)/.installed || { \
+	for found in python3.12 python3.13 $$HOME/.pyenv/versions/3.1[23]*/bin/python none; do \
+		$$found -c "import sys; sys.exit(sys.version_info < (3, 12))" 2>/dev/null && break; done; \
+	if [ $$found = none ]; then echo "reference-newest: skipped, there is no Python 3.12 or 3.13 here"; else \
+	echo "reference-newest: LeRobot $(NEWEST_LEROBOT) as its users install it (about 5.5 GB, some minutes)"; \
+	$$found -m venv $(NEWEST) && $(NEWEST)/bin/pip install -q "lerobot[smolvla,dataset]==$(NEWEST_LEROBOT)" && \
+	touch $(NEWEST)/.installed; fi; }
+	@test ! -e $(NEWEST)/.installed || $(PY) -m pytest tests/reference/test_newest.py $(TEST)
 
 # Only what was just run counts: the records of earlier runs go first. What failed is run once more, for
 # the sake of a busy machine; the page says which.

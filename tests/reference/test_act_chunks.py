@@ -7,15 +7,13 @@ build/reference/checkpoints.
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests import tiny_act
-from tests.reference.test_smolvla_chunks import CHECKPOINTS, LEROBOT_PYTHON
+from tests.reference.checkpoints import LEROBOT, made
 from vlad import bundle as bundles
 from vlad.act import ActPolicy
 from vlad.observation import NativePixels
@@ -35,16 +33,7 @@ LIMIT = 1e-4
 
 def checkpoint(name: str) -> Path:
     """The directory of a checkpoint that LeRobot wrote, made when it is not there yet."""
-    made = CHECKPOINTS / name
-    if not made.exists():
-        if not LEROBOT_PYTHON.exists():
-            pytest.skip(f"no LeRobot in {LEROBOT_PYTHON.parents[1]}: run `make reference`")
-        partial = CHECKPOINTS / f"{name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        script = Path(__file__).with_name("make_act_checkpoint.py")
-        subprocess.run([LEROBOT_PYTHON, script, partial, *RECIPES[name]], check=True)
-        partial.rename(made)
-    return made
+    return made(LEROBOT, name, "make_act_checkpoint.py", RECIPES[name])
 
 
 def compare(policy: ActPolicy, saved: dict[str, np.ndarray], case: int) -> None:

@@ -1,7 +1,7 @@
 """Bundles against LeRobot itself: it writes each checkpoint and computes the chunks compared with.
 
-LeRobot lives in build/reference/venv (`pip install 'lerobot[smolvla]==0.4.4'`, see `make
-reference`); checkpoints are made once and kept in build/reference/checkpoints.
+LeRobot lives in build/reference/venv (see `make reference`); checkpoints are made once and kept in
+build/reference/checkpoints.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,13 @@ import numpy as np
 import pytest
 
 from tests import tiny_smolvla
+from tests.reference.checkpoints import LEROBOT, ROOT, made
 from vlad import bundle as bundles
 from vlad.build.checkpoint import read_checkpoint
 from vlad.observation import ImagePreprocessor
 from vlad.policy import Policy
 
-ROOT = Path(__file__).parents[2]
-LEROBOT_PYTHON = ROOT / "build/reference/venv/bin/python"
-CHECKPOINTS = ROOT / "build/reference/checkpoints"
+LEROBOT_PYTHON = LEROBOT / "venv/bin/python"
 RECIPES = {
     "small-1": ("--size", "small", "--cameras", "1", "--seed", "1"),
     "small-2": ("--size", "small", "--cameras", "2", "--seed", "2", "--mixed"),
@@ -78,43 +76,30 @@ LIMIT = 1e-4
 
 def checkpoint(name: str) -> Path:
     """The directory of a checkpoint that LeRobot wrote, made when it is not there yet."""
-    made = CHECKPOINTS / name
-    if not made.exists():
-        if not LEROBOT_PYTHON.exists():
-            pytest.skip(f"no LeRobot in {LEROBOT_PYTHON.parents[1]}: run `make reference`")
-        partial = CHECKPOINTS / f"{name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        script = Path(__file__).with_name("make_checkpoint.py")
-        subprocess.run(
-            [LEROBOT_PYTHON, script, partial, *RECIPES[name]],
-            check=True,
-            env={**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"},
-        )
-        partial.rename(made)
-    return made
+    return made(LEROBOT, name, "make_checkpoint.py", RECIPES[name])
 
 
-def compare(policy: Policy, made: dict[str, np.ndarray], case: int) -> None:
-    normalised, degrees = tiny_smolvla.chunk(policy, made, case)
-    difference = np.abs(normalised - made[f"normalised_chunk_{case}"]).max()
+def compare(policy: Policy, saved: dict[str, np.ndarray], case: int) -> None:
+    normalised, degrees = tiny_smolvla.chunk(policy, saved, case)
+    difference = np.abs(normalised - saved[f"normalised_chunk_{case}"]).max()
     print(f"case {case}: max |difference| {difference:.3g}, normalised")
     assert difference <= LIMIT
     spread = max(policy.bundle.manifest.action.std)
-    assert np.abs(degrees - made[f"chunk_{case}"]).max() <= LIMIT * spread
+    assert np.abs(degrees - saved[f"chunk_{case}"]).max() <= LIMIT * spread
 
 
 @pytest.mark.parametrize("name", ["small-1", "small-2", "small-3", *VARIANTS])
 def test_small_policies_equal_lerobot(name: str, tmp_path: Path) -> None:
     data = checkpoint(name)
-    made = tiny_smolvla.reference(data)
+    saved = tiny_smolvla.reference(data)
     policy = Policy(bundles.load(tiny_smolvla.build(tmp_path / "p.vlad", data=data)))
     preprocess = ImagePreprocessor(policy.bundle.manifest.image_side)
     for case in (0, 1):
-        pixels = preprocess(made[f"image0_{case}"])[0]
-        assert np.abs(pixels - made[f"pixels_{case}"]).max() <= 1e-6
-        compare(policy, made, case)
-    fresh, noise = tiny_smolvla.prefix(policy, made, 0), made["noise_0"].astype(np.float32)
-    state = tiny_smolvla.DEGREES.to_core(made["state_0"])
+        pixels = preprocess(saved[f"image0_{case}"])[0]
+        assert np.abs(pixels - saved[f"pixels_{case}"]).max() <= 1e-6
+        compare(policy, saved, case)
+    fresh, noise = tiny_smolvla.prefix(policy, saved, 0), saved["noise_0"].astype(np.float32)
+    state = tiny_smolvla.DEGREES.to_core(saved["state_0"])
     refreshed = policy.refresh_state(policy.refresh_state(fresh, state + 0.1), state)
     whole = policy.sample_normalised(fresh, noise)
     assert np.abs(policy.sample_normalised(refreshed, noise) - whole).max() <= 1e-5
@@ -125,11 +110,11 @@ def test_small_policies_equal_lerobot(name: str, tmp_path: Path) -> None:
 
 
 def test_the_shipped_trained_policy_equals_lerobot(tmp_path: Path) -> None:
-    made = tiny_smolvla.reference(checkpoint("sweep"))
+    saved = tiny_smolvla.reference(checkpoint("sweep"))
     path = tiny_smolvla.build(tmp_path / "p.vlad", data=SWEEP, vlm=SWEEP / "checkpoint/vlm")
     policy = Policy(bundles.load(path))
     for case in (0, 1):
-        compare(policy, made, case)
+        compare(policy, saved, case)
 
 
 def test_published_constants_are_those_of_the_published_configuration(tmp_path: Path) -> None:
@@ -148,14 +133,14 @@ def test_published_constants_are_those_of_the_published_configuration(tmp_path: 
 @pytest.mark.parametrize("cameras", [1, 2, 3])
 def test_the_full_size_equals_lerobot(cameras: int, tmp_path: Path) -> None:
     data = checkpoint("full")
-    made = tiny_smolvla.reference(data)
+    saved = tiny_smolvla.reference(data)
     absent = [f"--skip-camera=camera{i}" for i in range(cameras + 1, 4)]
     path = tiny_smolvla.build(tmp_path / "p.vlad", *absent, data=data)
     policy = Policy(bundles.load(path, verify=False), intra_threads=os.cpu_count() or 1)
     shutil.rmtree(path / "blocks")  # 1.4 GB, already in memory
     case = cameras - 1
-    compare(policy, made, case)
-    mixed = np.abs(made[f"normalised_mixed_{case}"] - made[f"normalised_chunk_{case}"]).max()
+    compare(policy, saved, case)
+    mixed = np.abs(saved[f"normalised_mixed_{case}"] - saved[f"normalised_chunk_{case}"]).max()
     print(f"LeRobot's own mixed precision differs from its float32 by {mixed:.3g}")
     assert mixed > LIMIT, "the float32 comparison is the sharper one"
     policy.close()
