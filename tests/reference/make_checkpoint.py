@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -40,6 +41,7 @@ except ImportError:  # since 0.6
 from lerobot.policies.factory import make_pre_post_processors
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+from seeded_weights import seeded
 from stub_vlm import write_vlm
 from transformers.models.smolvlm import modeling_smolvlm
 
@@ -121,6 +123,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON", help="a setting of SmolVLAConfig")
     parser.add_argument("--normalise", default="MEAN_STD", help="state and action")
+    parser.add_argument("--seeded", action="store_true", help="weights made of their names: write shapes alone")
     parser.add_argument("--checkpoint", type=Path, help="use this one and write reference.npz only")
     parser.add_argument("--task", action="append", help="tasks of the cases, in turn")
     return parser.parse_args()
@@ -188,7 +191,10 @@ def create(args: argparse.Namespace, generator: np.random.Generator) -> tuple[Sm
     torch.manual_seed(args.seed)
     config = configuration(args, names)
     policy = SmolVLAPolicy(config).eval()
-    if args.size != "full" or args.sharp:
+    if args.seeded:
+        for name, parameter in policy.named_parameters():
+            parameter.data = torch.from_numpy(seeded(name, tuple(parameter.shape)))
+    elif args.size != "full" or args.sharp:
         sharpen(policy, torch.Generator().manual_seed(args.seed))
     if not args.mixed:
         policy = policy.float()
@@ -253,7 +259,19 @@ def main() -> None:
     if args.size != "full" and is_defective:
         embeddings.forward = own
         run("defect")
+    if args.seeded:
+        keep_shapes(args.out, policy)
+        left_out = ("defect", "normalised_defect", "pixels")
+        saved = {name: values for name, values in saved.items() if not name.startswith(left_out)}
     np.savez_compressed(args.out / "reference.npz", **saved)
+
+
+def keep_shapes(out: Path, policy: SmolVLAPolicy) -> None:
+    """Of a checkpoint whose weights anybody can make: their names and shapes; no language model either."""
+    shapes = {name: list(tensor.shape) for name, tensor in policy.state_dict().items()}
+    (out / "checkpoint/shapes.json").write_text(json.dumps(shapes))
+    (out / "checkpoint/model.safetensors").unlink()
+    shutil.rmtree(out / "vlm")
 
 
 if __name__ == "__main__":

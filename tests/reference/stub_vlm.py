@@ -68,7 +68,6 @@ TINY_TEXT = SMALL_TEXT | {
     "num_attention_heads": 3,
     "num_key_value_heads": 1,
     "head_dim": 8,
-    "num_hidden_layers": 3,
 }
 TINY_VISION = SMALL_VISION | {
     "hidden_size": 16,
