@@ -140,7 +140,7 @@ def _tokenizer(file: Path) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        raise BundleError("the package `tokenizers` is needed to tokenise a new task") from None
+        raise BundleError("the package `tokenizers` is needed to tokenise a text: pip install tokenizers") from None
     try:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # the package raises bare Exception

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests.tiny_smolvla import build
+from tests.tiny_smolvla import arguments, build
 from vlad import bundle as bundles
+from vlad.build.command import main
 from vlad.errors import BundleError, Refused
 from vlad.golden import check_golden, open_for_check
 from vlad.policy import Policy
@@ -229,6 +231,16 @@ def test_free_text_ships_the_tokenizer_and_all_tokens(path: Path, tmp_path: Path
     assert free.bundle.manifest.token_table.rows > known.bundle.manifest.token_table.rows
     with pytest.raises(Refused, match="50 tokens and the policy takes 48"):
         free.token_ids("x" * 49)
+
+
+def test_free_text_without_the_package_is_refused_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = Policy(bundles.load(build(tmp_path / "free.vlad", "--free-text")))
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    assert len(free.token_ids("wave")) == 5, "the tasks of the bundle need no tokenizer"
+    with pytest.raises(BundleError, match="`tokenizers` is needed to tokenise a text: pip install"):
+        free.token_ids("dance")
+    assert "tokenizers" in free.bundle.manifest.tools
+    assert main(arguments(tmp_path / "t.vlad")) == 1, "a build needs it"
 
 
 def test_blocks_of_an_earlier_version_are_named_as_such(path: Path) -> None:

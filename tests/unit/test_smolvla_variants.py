@@ -60,6 +60,27 @@ def test_chunk_and_refreshed_state_equal_lerobot(name: str, tmp_path: Path) -> N
     assert np.abs(chunks[0] - chunks[1]).max() > 0.1
 
 
+def test_marks_of_absent_cameras_stay_before_any_text(tmp_path: Path) -> None:
+    data = data_of("marks-empty-cameras", tmp_path / "data")
+    known = Policy(bundles.load(tiny_smolvla.build(tmp_path / "t.vlad", data=data)))
+    free = Policy(bundles.load(tiny_smolvla.build(tmp_path / "f.vlad", "--free-text", data=data)))
+    before = len(known.bundle.manifest.token_table.before)
+    assert before == 2 * 3
+    for policy in (known, free):
+        embedded = policy.language.embeddings.embed(policy.token_ids("wave"))
+        assert np.array_equal(embedded, known.language.embeddings.embed(0))
+        assert len(embedded) == before + len(policy.token_ids("wave"))
+    assert np.abs(embedded[:before]).max() * 2 < np.abs(embedded[before:]).max(), "LeRobot does not scale them"
+    assert len(free.language.embeddings.embed(free.token_ids("dance"))) == before + 6
+    longest = free.token_ids("x" * 47)
+    assert len(longest) == free.bundle.manifest.max_task_tokens
+    made = tiny_smolvla.reference(VARIANTS / "marks-empty-cameras")
+    tokens = [free.encode_image(i, made[f"image{i}_0"]) for i in (0, 1)]
+    prefix = free.prefill(tokens, longest, tiny_smolvla.DEGREES.to_core(made["state_0"]))
+    assert prefix.length == free.bundle.manifest.prefix.max_tokens == free.bundle.manifest.longest
+    assert np.isfinite(free.sample(prefix, made["noise_0"])).all()
+
+
 def test_every_setting_that_is_built_has_a_variant() -> None:
     """Beside the sizes of the committed checkpoints; another backbone is another `--vlm`."""
     configs = [json.loads((VARIANTS / name / "checkpoint/config.json").read_text()) for name in NAMES]

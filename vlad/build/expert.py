@@ -80,7 +80,7 @@ def expert_flops(arch: Architecture, s: int) -> int:
     own = layers - len(arch.cross_layers)
     linears = layers * 2 * n * d * (2 * width + 3 * arch.expert_mlp) + own * 4 * n * d * kv
     attention = 4 * n * width * (layers * s + own * n)
-    return linears + attention + 2 * n * d * (2 * arch.max_action_dim + 2 * d)
+    return linears + attention + 2 * n * d * (2 * arch.max_action_dim + 2 * d) + 2 * d * d
 
 
 def _embed(graph: Graph, x: str, time: str, arch: Architecture, weights: SafeTensors) -> str:

@@ -89,7 +89,7 @@ def prefill_flops(arch: Architecture, n: int) -> int:
     d, kv = arch.hidden, arch.kv_heads * arch.head_dim
     layer = 2 * n * d * (2 * arch.heads * arch.head_dim + 2 * kv + 3 * arch.mlp)
     attention = 4 * n * n * arch.heads * arch.head_dim
-    return (arch.layers - 1) * (layer + attention) + 4 * n * d * kv
+    return (arch.layers - 1) * (layer + attention) + 4 * n * d * kv + 2 * arch.max_state_dim * d
 
 
 def _mask(graph: Graph, new: str, total: str) -> str:

@@ -4,18 +4,19 @@ atomically.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import platform
 import shutil
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import onnx
 
 import vlad
 from vlad import bundle as bundles
@@ -323,18 +324,12 @@ def _manifest_statistics(normalisation: Normalisation) -> Statistics:
 
 
 def tools() -> dict[str, str]:
-    """Versions of what computes and writes."""
-    import onnxruntime
-    import tokenizers
-
-    return {
-        "vlad": vlad.__version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "tokenizers": tokenizers.__version__,
-    }
+    """Versions of what computes and writes, as far as it is installed."""
+    found = {"vlad": vlad.__version__, "python": platform.python_version()}
+    for package in ("numpy", "onnx", "onnxruntime", "tokenizers"):
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def file_entry(root: Path, path: str) -> File:

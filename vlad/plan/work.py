@@ -135,9 +135,9 @@ def of_manifest(manifest: Manifest, name: str) -> PolicyWork:
     if isinstance(manifest, SmolvlaManifest):
         each, steps = manifest.prefix.image_tokens, manifest.flow.steps
         evaluations = EVALUATIONS[manifest.flow.solver]
-        longest = cameras * each + manifest.max_task_tokens + 1
-        spoken = max(len(task.token_ids) for task in manifest.tasks)
-        tokens = longest if manifest.tokenizer is not None else cameras * each + spoken + 1
+        longest = manifest.longest
+        unspoken = manifest.max_task_tokens - max(len(task.token_ids) for task in manifest.tasks)
+        tokens = longest if manifest.tokenizer is not None else longest - unspoken
         picture = manifest.image_side / PICTURE_SIDE
     blocks = tuple(
         Work(b.name, 1, b.flops * (tokens / longest if b.name in OF_TOKENS else 1), b.file.bytes, b.parameters, b.dtype)
@@ -154,9 +154,9 @@ def smolvla(cameras: int, steps: int = 10, chunk_size: int = 50, rate_hz: float 
     vision += 2 * image_tokens * 16 * d * 960
     n, tokens = chunk_size, cameras * image_tokens + 48 + 1
     layer = 2 * 960 * (2 * 960 + 2 * 320 + 3 * 2560)
-    prefill = 15 * (tokens * layer + 4 * tokens**2 * 960) + 4 * tokens * 960 * 320
+    prefill = 15 * (tokens * layer + 4 * tokens**2 * 960) + 4 * tokens * 960 * 320 + 2 * 32 * 960
     expert = 16 * 2 * n * 720 * (2 * 960 + 3 * 2048) + 8 * 4 * n * 720 * 320
-    expert += 4 * n * 960 * (16 * tokens + 8 * n) + 2 * n * 720 * (2 * 32 + 2 * 720)
+    expert += 4 * n * 960 * (16 * tokens + 8 * n) + 2 * n * 720 * (2 * 32 + 2 * 720) + 2 * 720**2
     parameters = {"vision": 98_100_000, "prefill": 148_100_000, "context": 1_638_400, "expert": 98_200_000}
     flops = {"vision": vision, "prefill": prefill, "context": 32 * tokens * 320**2, "expert": expert}
     blocks = tuple(Work(b, 1, flops[b], 4.0 * parameters[b], parameters[b], "float32") for b in flops)
