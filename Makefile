@@ -74,7 +74,7 @@ reference-newest: setup build  ## the same against the newest LeRobot, where the
 	echo "reference-newest: LeRobot $(NEWEST_LEROBOT) as its users install it (about 5.5 GB, some minutes)"; \
 	$$found -m venv $(NEWEST) && $(NEWEST)/bin/pip install -q "lerobot[smolvla,dataset]==$(NEWEST_LEROBOT)" && \
 	touch $(NEWEST)/.installed; fi; }
-	@test ! -e $(NEWEST)/.installed || $(PY) -m pytest tests/reference/test_newest.py $(TEST)
+	@test ! -e $(NEWEST)/.installed || $(PY) -m pytest tests/reference/test_newest.py tests/reference/test_smolvla_settings.py -k newest $(TEST)
 
 # Only what was just run counts: the records of earlier runs go first. What failed is run once more, for
 # the sake of a busy machine; the page says which.

@@ -251,6 +251,10 @@ REFUSALS: dict[str, tuple[Change, str]] = {
         processor(lambda s: s[5]["config"]["norm_map"].update(VISUAL="MEAN_STD")),
         "VISUAL IDENTITY",
     ),
+    "some features normalised": (
+        processor(lambda s: s[5]["config"].update(normalize_observation_keys=["observation.images.camera1"])),
+        "normalize_observation_keys is not supported",
+    ),
     "two limits of a task": (
         processor(lambda s: s[3]["config"].update(max_length=40)),
         "tokenizer_max_length is 48, and the pre-processor cuts tasks off at 40",

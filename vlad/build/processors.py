@@ -88,6 +88,7 @@ class _StepConfig(msgspec.Struct):
     norm_map: dict[str, str] = {}
     eps: Annotated[float, msgspec.Meta(ge=0, le=1)] = _EPS
     max_length: int | None = None
+    normalize_observation_keys: list[str] | None = None
 
 
 class _Step(msgspec.Struct):
@@ -137,6 +138,8 @@ class _Files:
             raise BundleError(
                 f"{self._path}: {name} has no state file, so {feature} cannot be normalised; train with statistics"
             )
+        if step.config.normalize_observation_keys is not None:
+            raise BundleError(f"{self._path}: {name}: normalize_observation_keys is not supported: all are normalised")
         mode = _checked_modes(self._path, step.config.norm_map, self._modes)[kind]
         if Path(step.state_file).name != step.state_file:
             raise BundleError(f"{self._path}: state file {step.state_file!r} is not inside the checkpoint")
