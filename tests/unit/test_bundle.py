@@ -253,6 +253,16 @@ def test_blocks_of_an_earlier_version_are_named_as_such(path: Path) -> None:
         Policy(old, load=lambda *_: NoSession())
 
 
+def test_an_expert_that_wants_what_prefill_does_not_make_is_refused(path: Path) -> None:
+    built = bundles.load(path)
+    expert = built.block("expert")
+    inputs = [msgspec.structs.replace(v, name=v.name.replace("key2", "key7")) for v in expert.inputs]
+    blocks = [msgspec.structs.replace(b, inputs=inputs) if b.name == "expert" else b for b in built.manifest.blocks]
+    wrong = bundles.Bundle(built.path, msgspec.structs.replace(built.manifest, blocks=blocks))
+    with pytest.raises(BundleError, match=r"expert takes .*context_key7.*, block prefill makes"):
+        Policy(wrong, load=lambda *_: NoSession())
+
+
 class NoSession:
     """A block that is never run."""
 

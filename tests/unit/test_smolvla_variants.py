@@ -81,6 +81,15 @@ def test_marks_of_absent_cameras_stay_before_any_text(tmp_path: Path) -> None:
     assert np.isfinite(free.sample(prefix, made["noise_0"])).all()
 
 
+@pytest.mark.parametrize("name", ["marks-empty-cameras", "half-experts", "one-layer"])
+def test_in_bfloat16_it_is_near(name: str, tmp_path: Path) -> None:
+    data = data_of(name, tmp_path / "data")
+    policy = Policy(bundles.load(tiny_smolvla.build(tmp_path / "t.vlad", "--bfloat16", data=data)))
+    made = tiny_smolvla.reference(VARIANTS / name)
+    difference = np.abs(tiny_smolvla.chunk(policy, made, 0)[0] - made["normalised_chunk_0"]).max()
+    assert 1e-4 < difference < 0.5
+
+
 def test_every_setting_that_is_built_has_a_variant() -> None:
     """Beside the sizes of the committed checkpoints; another backbone is another `--vlm`."""
     configs = [json.loads((VARIANTS / name / "checkpoint/config.json").read_text()) for name in NAMES]
