@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from vlad import bundle as bundles
-from vlad.backend import CPU_PROVIDER, Threads, load_block
-from vlad.block_process import Placement
+from vlad.backend import CPU, Threads, load_block
+from vlad.block_process import Setting
 from vlad.block_workers import BlockWorker
 from vlad.bundle import Bundle
 from vlad.demo import build_bundle
@@ -64,9 +64,9 @@ def inputs(bundle: Bundle, name: str) -> dict[str, np.ndarray]:
 def test_a_block_in_a_worker_beside_the_same_here(  # noqa: PLR0917
     bundle: Bundle, policy: str, name: str, benchmark: Any, figure: Callable[..., None], judge: Callable[..., None]
 ) -> None:
-    placement = Placement(Threads(), CPU_PROVIDER, False, (), policy, PRIORITY)
+    setting = Setting(Threads(), CPU, (), policy, PRIORITY)
     worker = BlockWorker(
-        bundle, name, placement, timeout_ns=None, start_timeout_ns=60_000_000_000, on_change=lambda change: None
+        bundle, name, setting, timeout_ns=None, start_timeout_ns=60_000_000_000, on_change=lambda change: None
     )
     worker.wait_up()
     here, given = load_block(bundle, name, Threads()), inputs(bundle, name)

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vlad.backend import Session
+from vlad.backend import PlacedSession
 from vlad.block_worker import ERROR, MAGIC, OK, Worker, WorkerSpec, main, packet
 
 Values = Mapping[str, NDArray[np.float32]]
@@ -58,7 +58,7 @@ class FaultyWorker(Worker):
                     return fault
         return ""
 
-    def load(self) -> Session:
+    def load(self) -> PlacedSession:
         fault = self._next(at_start=True)
         if fault == "start_error":
             raise RuntimeError("the driver was not there")

@@ -1,12 +1,16 @@
-"""Backends: what runs a block. A small protocol, and ONNX Runtime as its first implementation.
+"""Backends: what runs a block. A small protocol, and ONNX Runtime behind it; LiteRT is in vlad/litert.py.
 
-Sizes of thread pools, their cores and the execution provider are explicit; where a block landed is
-proved, not assumed.
+Sizes of thread pools, their cores and what a block is to run on are explicit; where it landed is read back,
+not assumed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +31,47 @@ the place of the functions of the same name in a block, which compute the same w
 Arrays = Mapping[str, NDArray[np.float32]]
 
 
+class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a block is to run on: an execution provider of ONNX Runtime, or a LiteRT delegate, by the path of its
+    library and with its options. allow_cpu_fallback: the CPU may run what that does not take.
+    """
+
+    provider: str = CPU_PROVIDER
+    delegate: str | None = None
+    delegate_options: dict[str, str] = {}
+    allow_cpu_fallback: bool = False
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether it is anything but the CPU."""
+        return self.provider != CPU_PROVIDER or self.delegate is not None
+
+
+CPU = Target()
+
+
+class Placed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What of a block `provider` runs: nodes by operator, and in how many partitions, which are nodes that are
+    run one after the other with nothing of another provider between them. An operator by the name "*" is all
+    that there is, not counted: a block that was to be on the CPU.
+    """
+
+    provider: str
+    operators: dict[str, int]
+    partitions: int
+
+    @property
+    def words(self) -> str:
+        """For a person."""
+        if "*" in self.operators:
+            return self.provider
+        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(self.operators.items(), key=lambda kv: (-kv[1], kv[0])))
+        return f"{self.provider}: {sum(self.operators.values())} nodes in {self.partitions} partitions ({kinds})"
+
+
+Placement = tuple[Placed, ...]
+
+
 class Session(Protocol):
     """A loaded block. Not shared between threads."""
 
@@ -39,6 +84,14 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Release the block's memory and threads."""
+
+
+class PlacedSession(Session, Protocol):
+    """A session that says where its block landed."""
+
+    @property
+    def placement(self) -> Placement:
+        """What the runtime says of itself, asked after the block was loaded."""
 
 
 class Threads(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,48 +140,72 @@ class OnnxRuntimeSession:
     """A block in ONNX Runtime, in this process.
 
     Raises BundleError when the graph cannot be loaded, does not have the inputs and outputs that
-    the manifest says, or does not run on `provider` (parts of it on the CPU count, unless
-    `allow_cpu_fallback`).
+    the manifest says, or does not run on the provider of `target` (parts of it on the CPU count, unless
+    it allows for that). ConfigError for a target that there is not.
     """
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        block: Block,
-        threads: Threads,
-        *,
-        provider: str = CPU_PROVIDER,
-        allow_cpu_fallback: bool = False,
-    ) -> None:
+    def __init__(self, bundle: Bundle, block: Block, threads: Threads, target: Target = CPU) -> None:
         import onnxruntime as ort
 
+        provider = target.provider
         options = session_options(block.name, threads)
+        if target.delegate is not None:
+            raise ConfigError(
+                f"block {block.name}: is an ONNX graph, and a delegate is for LiteRT: `vlad tflite` writes such a "
+                "block, or take the key away"
+            )
         if provider not in ort.get_available_providers():
             raise ConfigError(
                 f"block {block.name}: execution provider {provider} is not in this ONNX Runtime "
                 f"(it has {ort.get_available_providers()})"
             )
         providers = [provider]
-        if provider != CPU_PROVIDER:
-            if allow_cpu_fallback:
+        if target.accelerated:
+            if target.allow_cpu_fallback:
                 providers.append(CPU_PROVIDER)
             else:
                 options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         where = bundle.path / block.file.path
-        with bundle.opened(block.file) as path:
-            refuse_external_data(path, str(where))
-            try:
-                self._session: Any = ort.InferenceSession(str(path), options, providers=providers)
-            except Exception as error:  # ONNX Runtime raises classes of its own, derived from Exception alone
-                why = str(error).replace(str(path), str(where))
-                raise BundleError(f"{where}: ONNX Runtime cannot load it on {provider}: {why}") from error
-        if self._session.get_providers()[0] != provider:
+        with tempfile.TemporaryDirectory(prefix="vlad-") as scratch:
+            if target.accelerated:
+                options.enable_profiling, options.profile_file_prefix = True, str(Path(scratch, block.name))
+            with bundle.opened(block.file) as path:
+                refuse_external_data(path, str(where))
+                try:
+                    self._session: Any = ort.InferenceSession(str(path), options, providers=providers)
+                except Exception as error:  # ONNX Runtime raises classes of its own, derived from Exception alone
+                    why = str(error).replace(str(path), str(where))
+                    raise BundleError(f"{where}: ONNX Runtime cannot load it on {provider}: {why}") from error
+            if self._session.get_providers()[0] != provider:
+                self.close()
+                raise BundleError(f"block {block.name} was to run on {provider} and did not")
+            self._name = block.name
+            _compare(block.name, "inputs", block.inputs, self._session.get_inputs())
+            _compare(block.name, "outputs", block.outputs, self._session.get_outputs())
+            self._outputs = [value.name for value in block.outputs]
+            self.placement: Placement = (Placed(provider=provider, operators={"*": 1}, partitions=1),)
+            if target.accelerated:
+                self.placement = self._profiled(block)
+        try:
+            refuse_cpu(block.name, self.placement, provider, target)
+        except BundleError:
             self.close()
-            raise BundleError(f"block {block.name} was to run on {provider} and did not")
-        self._name = block.name
-        _compare(block.name, "inputs", block.inputs, self._session.get_inputs())
-        _compare(block.name, "outputs", block.outputs, self._session.get_outputs())
-        self._outputs = [value.name for value in block.outputs]
+            raise
+
+    def _profiled(self, block: Block) -> Placement:
+        """Where the nodes of one run were, as the runtime's own profile says: of zeros, in the least shape.
+
+        Newer releases have an interface for it, the board's have not. Raises BundleError.
+        """
+        least = {v.name: np.zeros([d if isinstance(d, int) else 1 for d in v.shape], np.float32) for v in block.inputs}
+        try:
+            self.run(least)
+            events = json.loads(Path(self._session.end_profiling()).read_bytes())
+            nodes = [(e["args"]["provider"], e["args"]["op_name"]) for e in events
+                     if e.get("cat") == "Node" and "provider" in e["args"]]  # fmt: skip
+        except (BlockFailed, OSError, ValueError, KeyError, TypeError) as error:
+            raise BundleError(f"block {block.name}: where it runs cannot be read back: {error}") from error
+        return placed(nodes)
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
         """See Session."""
@@ -145,21 +222,46 @@ class OnnxRuntimeSession:
         self._session = None
 
 
-def load_block(
-    bundle: Bundle,
-    name: str,
-    threads: Threads,
-    *,
-    provider: str = CPU_PROVIDER,
-    allow_cpu_fallback: bool = False,
-) -> Session:
+def placed(nodes: Iterable[tuple[str, str]]) -> Placement:
+    """The placement of nodes (provider, operator) in the order in which they run."""
+    operators: dict[str, Counter[str]] = {}
+    partitions: Counter[str] = Counter()
+    for provider, run in groupby(nodes, key=lambda node: node[0]):
+        partitions[provider] += 1
+        operators.setdefault(provider, Counter()).update(kind for _, kind in run)
+    return tuple(
+        Placed(provider=provider, operators=dict(kinds), partitions=partitions[provider])
+        for provider, kinds in operators.items()
+    )
+
+
+def refuse_cpu(name: str, placement: Placement, provider: str, target: Target, border: str = "") -> None:
+    """Raises BundleError for a block that was to be on the accelerator `provider` and is not, whole or in part.
+
+    border: a provider that stands for the conversion of inputs and outputs, which may be on the CPU.
+    """
+    if not target.accelerated or target.allow_cpu_fallback:
+        return
+    elsewhere = [p for p in placement if p.provider not in (provider, border)]
+    if not elsewhere and any(p.provider == provider for p in placement):
+        return
+    raise BundleError(
+        f"block {name} was to run on {provider}: " + "; ".join(p.words for p in elsewhere or placement)
+        + f"; convert it for this board, or set block.{name}.allow_cpu_fallback = true"
+    )
+
+
+def load_block(bundle: Bundle, name: str, threads: Threads, target: Target = CPU) -> PlacedSession:
     """Load one block of a bundle into this process, on the backend that its manifest names.
 
     Raises BundleError or ConfigError.
     """
-    return OnnxRuntimeSession(
-        bundle, bundle.block(name), threads, provider=provider, allow_cpu_fallback=allow_cpu_fallback
-    )
+    block = bundle.block(name)
+    if block.backend == "litert":
+        from vlad.litert import LiteRtSession
+
+        return LiteRtSession(bundle, block, threads, target)
+    return OnnxRuntimeSession(bundle, block, threads, target)
 
 
 def _affinities(name: str, threads: Threads) -> str:

@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlad import block_slots
-from vlad.backend import Arrays, Threads
+from vlad.backend import CPU, Arrays, Target, Threads
 from vlad.block_slots import Slots
-from vlad.block_worker import ANSWER_WORDS, ERROR, LOADED, MAGIC, MAX_MESSAGE, OK, WorkerSpec, packet, words
+from vlad.block_worker import ANSWER_WORDS, ERROR, LOADED, MAGIC, MAX_MESSAGE, OK, Start, WorkerSpec, packet, words
 from vlad.errors import BlockFailed, BundleError
 from vlad.manifest import Block
 from vlad.servo import MS, now_ns
@@ -38,12 +38,11 @@ OF_SYSTEMD = frozenset({"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTE
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
+class Setting:
     """How the block runs: as vlad.config_keys.StageKeys and BlockKeys have it."""
 
     threads: Threads
-    provider: str
-    allow_cpu_fallback: bool
+    target: Target = CPU
     affinity: tuple[int, ...] = ()
     policy: str = "other"
     priority: int = 0
@@ -65,7 +64,7 @@ class BlockProcess:
     """
 
     def __init__(
-        self, bundle: Path, block: Block, longest: int, placement: Placement, command: Sequence[str] = COMMAND
+        self, bundle: Path, block: Block, longest: int, setting: Setting, command: Sequence[str] = COMMAND
     ) -> None:
         self._name = block.name
         self._inputs = Slots(block.name, "inputs", block.inputs, longest)
@@ -80,9 +79,8 @@ class BlockProcess:
             fd, self._result = block_slots.create(self._outputs, read_only=False)
             descriptors.append(fd)
             spec = WorkerSpec(
-                bundle=str(bundle.absolute()), block=block, longest=longest, threads=placement.threads,
-                provider=placement.provider, allow_cpu_fallback=placement.allow_cpu_fallback,
-                affinity=placement.affinity, policy=placement.policy, priority=placement.priority,
+                bundle=str(bundle.absolute()), block=block, longest=longest, threads=setting.threads,
+                target=setting.target, affinity=setting.affinity, policy=setting.policy, priority=setting.priority,
                 parent=os.getpid(), socket=descriptors[0], inputs=descriptors[1], outputs=descriptors[2],
             )  # fmt: skip
             self._child = subprocess.Popen(
@@ -105,11 +103,14 @@ class BlockProcess:
         """Hangs up when the child has gone."""
         return self._socket.fileno()
 
-    def wait_loaded(self, timeout_ns: int) -> str:
-        """Waits for the block to be loaded; what the kernel did not grant, or "". Raises BlockFailed."""
+    def wait_loaded(self, timeout_ns: int) -> Start:
+        """Waits for the block to be loaded. Raises BlockFailed."""
         answer = self._receive(now_ns() + timeout_ns)
         self._check(answer, LOADED)
-        return answer[ANSWER_WORDS * 8 :].decode(errors="replace")
+        try:
+            return msgspec.json.decode(answer[ANSWER_WORDS * 8 :], type=Start)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise self._garbage(f"something else than where it landed: {error}") from error
 
     def call(self, inputs: Arrays, timeout_ns: int) -> Answer:
         """One computation. An input that is read-only and the same object as in the last call is not copied.

@@ -7,7 +7,7 @@ when the other side has gone:
 
     request  sequence number, dimensions of all inputs
     answer   MAGIC, sequence number (0: loaded), status, ns of computation, then
-             OK: dimensions of all outputs; ERROR: its text; loaded: what was not granted, if anything
+             OK: dimensions of all outputs; ERROR: its text; loaded: a Start, as JSON
 
 The parent believes none of it without a check (vlad/block_process.py).
 """
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from vlad import block_slots
 from vlad import bundle as bundles
-from vlad.backend import CPU_PROVIDER, Session, Threads, load_block
+from vlad.backend import CPU, PlacedSession, Placement, Target, Threads, load_block
 from vlad.block_slots import Shapes, Slots
 from vlad.errors import BundleError
 from vlad.manifest import Block
@@ -54,8 +54,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     block: Block
     longest: int
     threads: Threads
-    provider: str = CPU_PROVIDER
-    allow_cpu_fallback: bool = False
+    target: Target = CPU
     affinity: tuple[int, ...] = ()
     policy: str = "other"
     priority: int = 0
@@ -63,6 +62,13 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     socket: int
     inputs: int
     outputs: int
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a worker says when its block is loaded. remark: what the kernel did not grant, or ""."""
+
+    remark: str
+    placement: Placement
 
 
 def words(message: bytes, count: int | None = None) -> tuple[int, ...]:
@@ -88,20 +94,14 @@ class Worker:
         self._answer = block_slots.attach(spec.outputs, self._outputs, read_only=False)
         os.close(spec.inputs)
         os.close(spec.outputs)
-        self._session: Session | None = None
+        self._session: PlacedSession | None = None
 
-    def load(self) -> Session:
+    def load(self) -> PlacedSession:
         bundle = bundles.load(Path(self.spec.bundle), verify=False)
         if bundle.block(self.spec.block.name) != self.spec.block:
             raise BundleError(f"{bundle.path}: block {self.spec.block.name} is not the one that was loaded")
         bundle.verify(self.spec.block.file)  # by the hash that the parent trusts, of what is loaded here and now
-        return load_block(
-            bundle,
-            self.spec.block.name,
-            self.spec.threads,
-            provider=self.spec.provider,
-            allow_cpu_fallback=self.spec.allow_cpu_fallback,
-        )
+        return load_block(bundle, self.spec.block.name, self.spec.threads, self.spec.target)
 
     def serve(self) -> None:
         """Returns when the parent has closed the socket, or when the block cannot be loaded."""
@@ -110,7 +110,8 @@ class Worker:
         except Exception as error:  # whatever it is, the parent is to say it
             self.refuse(LOADED, error)
             return
-        self.send(packet(MAGIC, LOADED, OK, 0) + place(self.spec).encode())
+        start = Start(remark=place(self.spec), placement=self._session.placement)
+        self.send(packet(MAGIC, LOADED, OK, 0) + msgspec.json.encode(start))
         while request := self.socket.recv(MAX_MESSAGE):
             sequence, *dims = words(request)
             try:

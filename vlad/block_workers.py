@@ -22,8 +22,8 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from vlad.backend import Arrays, Session, Threads, load_block
-from vlad.block_process import COMMAND, BlockProcess, Placement
+from vlad.backend import Arrays, PlacedSession, Placement, Session, Threads, load_block
+from vlad.block_process import COMMAND, BlockProcess, Setting
 from vlad.bundle import Bundle
 from vlad.config_keys import STAGE_OF_BLOCK, BlocksKeys, StagesKeys
 from vlad.errors import BlockFailed, BlockFailure, BundleError
@@ -61,7 +61,7 @@ class BlockWorker:
         self,
         bundle: Bundle,
         name: str,
-        placement: Placement,
+        setting: Setting,
         *,
         timeout_ns: int | None,
         start_timeout_ns: int,
@@ -76,7 +76,7 @@ class BlockWorker:
         golden = bundle.manifest.golden
         self.name = name
         self._start: Callable[[], BlockProcess] = partial(
-            BlockProcess, bundle.path, bundle.block(name), bundle.manifest.longest, placement, command
+            BlockProcess, bundle.path, bundle.block(name), bundle.manifest.longest, setting, command
         )
         self._tolerance = golden.tolerance if golden is not None else TOLERANCE
         self._timeout_ns, self._start_timeout_ns = timeout_ns, start_timeout_ns
@@ -88,6 +88,7 @@ class BlockWorker:
         self._child: BlockProcess | None = None  # also while it starts
         self._process: BlockProcess | None = None  # the same, once it is up
         self._lost: BlockFailure | None = None  # what the last one was lost by, until another one is up
+        self.placement: Placement = ()  # of the newest that was loaded
         self._proof: tuple[dict[str, Array], dict[str, Array]] | None = None
         self._failure = ""  # of the newest; the exception itself would keep its frames, and so the policy
         self._calls = self._restarts = 0
@@ -188,8 +189,10 @@ class BlockWorker:
                 self._child = child
                 if self._closing.is_set():
                     return False
-            if remark := child.wait_loaded(self._start_timeout_ns):
-                self._log.warning("worker_placement", reason=remark)
+            start = child.wait_loaded(self._start_timeout_ns)
+            self.placement = start.placement
+            if start.remark:
+                self._log.warning("worker_placement", reason=start.remark)
             self._prove(child)
         except Exception as error:  # whatever a start may raise, it is tried again
             if not self._closing.is_set():
@@ -267,6 +270,7 @@ class BlockWorkers:
         self._blocks = blocks
         self._workers: dict[str, BlockWorker] = {}
         self._lock = threading.Lock()
+        self._loaded: dict[str, PlacedSession] = {}
         self._lost: dict[str, int] = {}  # block -> the fault held for it
         self._servo: Servo | None = None
         self._event: Callable[[dict[str, Any]], None] = lambda event: None
@@ -278,12 +282,11 @@ class BlockWorkers:
             keys = getattr(self._blocks, name)
             if keys.in_worker:
                 stage = getattr(stages, STAGE_OF_BLOCK[name])
-                placement = Placement(
-                    Threads.on(stage.affinity), keys.provider, keys.allow_cpu_fallback,
-                    stage.affinity, stage.policy, stage.priority,
-                )  # fmt: skip
+                setting = Setting(
+                    Threads.on(stage.affinity), keys.target, stage.affinity, stage.policy, stage.priority
+                )
                 self._workers[name] = BlockWorker(
-                    bundle, name, placement,
+                    bundle, name, setting,
                     timeout_ns=None if keys.timeout_ms is None else round(keys.timeout_ms * MS),
                     start_timeout_ns=round(keys.start_timeout_s * 1e9),
                     on_change=self.changed, command=command,
@@ -296,11 +299,11 @@ class BlockWorkers:
         """
         if (worker := self._workers.get(name)) is not None:
             worker.wait_up()
+            self._loaded[name] = worker
             return worker
-        keys = getattr(self._blocks, name)
-        return load_block(
-            bundle, name, threads, provider=keys.provider, allow_cpu_fallback=keys.allow_cpu_fallback
-        )
+        session = load_block(bundle, name, threads, getattr(self._blocks, name).target)
+        self._loaded[name] = session
+        return session
 
     def close(self) -> None:
         for worker in self._workers.values():
@@ -330,6 +333,14 @@ class BlockWorkers:
         body = {"t_ns": change.t_ns, "event": "worker", "block": change.block, "change": change.change,
                 "kind": change.kind, "pid": change.pid}  # fmt: skip
         event(body | ({"why": change.why} if change.why else {}))
+
+    def placement(self) -> dict[str, dict[str, Any]]:
+        """For `status`: block -> provider -> nodes and partitions, as read back when it was loaded."""
+        return {
+            name: {p.provider: {"nodes": None if "*" in p.operators else sum(p.operators.values()),
+                                "partitions": p.partitions} for p in session.placement}
+            for name, session in self._loaded.items()
+        }  # fmt: skip
 
     def status(self) -> dict[str, Any]:
         return {name: worker.status() for name, worker in self._workers.items()}

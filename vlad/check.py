@@ -13,7 +13,7 @@ import msgspec
 
 from vlad import bundle as bundles
 from vlad import config as configuration
-from vlad.backend import Session, Threads, load_block
+from vlad.backend import Placed, Placement, Session, Threads, load_block
 from vlad.bundle import Bundle
 from vlad.config import Config
 from vlad.config_keys import BlockKeys
@@ -78,13 +78,12 @@ def check(path: Path, trust: Trust | None, config: Config | None) -> dict[str, A
     manifest = bundle.manifest
     if config is not None and (wrong := mismatches(manifest, config)):
         raise Refused(f"{path} does not fit the robot of {config.path}: " + "; ".join(wrong))
-    providers: dict[str, str] = {}
+    placements: dict[str, Placement] = {}
 
     def load(bundle: Bundle, name: str, threads: Threads) -> Session:
         keys: BlockKeys = BlockKeys() if config is None else getattr(config.block, name)
-        fallback = keys.allow_cpu_fallback
-        session = load_block(bundle, name, threads, provider=keys.provider, allow_cpu_fallback=fallback)
-        providers[name] = keys.provider + (" or CPU" if fallback else "")
+        session = load_block(bundle, name, threads, keys.target)
+        placements[name] = session.placement
         return session
 
     with open_for_check(bundle, load) as policy:
@@ -98,7 +97,9 @@ def check(path: Path, trust: Trust | None, config: Config | None) -> dict[str, A
         "chunk_size": manifest.chunk_size,
         "tasks": list(manifest.task_texts),
         "blocks": {
-            b.name: {"backend": b.backend, "provider": providers[b.name], "dtype": b.dtype, "bytes": b.file.bytes}
+            b.name: {"backend": b.backend, "placement": msgspec.to_builtins(placements[b.name]),
+                     "provider": " and ".join(p.provider for p in placements[b.name]),
+                     "dtype": b.dtype, "bytes": b.file.bytes}
             for b in manifest.blocks
         },
         "golden": {"differences": golden.differences, "tolerance": golden.tolerance},
@@ -142,7 +143,8 @@ def in_words(name: str, found: dict[str, Any]) -> str:
         ("joints", ", ".join(found["joints"])),
         *(("task", text) for text in found["tasks"]),
         *(
-            ("block", f"{name:8} {b['bytes'] / 1e6:9.1f} MB {b['dtype']}, {b['backend']} on {b['provider']}")
+            ("block", f"{name:8} {b['bytes'] / 1e6:9.1f} MB {b['dtype']}, {b['backend']} on " + "; ".join(
+                msgspec.convert(p, Placed).words for p in b["placement"]))
             for name, b in found["blocks"].items()
         ),
         *((what, text) for what, text in found["verified"].items()),

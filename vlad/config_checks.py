@@ -14,7 +14,17 @@ from vlad import arm as arm_module
 from vlad.arm import Calibration, Joint, Kind
 from vlad.backend import CPU_PROVIDER
 from vlad.config import Config, fail
-from vlad.config_keys import STAGE_OF_BLOCK, ArmKeys, BoardKeys, CameraKeys, FileKeys, JointKeys, ServoKeys
+from vlad.config_keys import (
+    STAGE_OF_BLOCK,
+    ArmKeys,
+    BlockKeys,
+    BlocksKeys,
+    BoardKeys,
+    CameraKeys,
+    FileKeys,
+    JointKeys,
+    ServoKeys,
+)
 from vlad.errors import BundleError, ConfigError
 from vlad.ladder import parse_ladder
 from vlad.signature import read_public_key
@@ -76,7 +86,7 @@ def resolve(keys: FileKeys, path: Path) -> Config:
         policy=policy,
         cameras=_cameras(keys, path),
         stage=keys.stage,
-        block=keys.block,
+        block=_blocks(keys.block, path),
         control=control,
         flight=flight,
         log=keys.log,
@@ -106,6 +116,15 @@ def _board(board: BoardKeys, path: Path) -> BoardKeys:
         memory_cgroup=board.memory_cgroup and _absolute(path, board.memory_cgroup),
         thermal_zone=board.thermal_zone and _absolute(path, board.thermal_zone),
     )
+
+
+def _blocks(blocks: BlocksKeys, path: Path) -> BlocksKeys:
+    for name in STAGE_OF_BLOCK:
+        keys: BlockKeys = getattr(blocks, name)
+        if keys.delegate is not None:
+            keys = msgspec.structs.replace(keys, delegate=_absolute(path, keys.delegate))
+            blocks = msgspec.structs.replace(blocks, **{name: keys})
+    return blocks
 
 
 def _distinct(path: Path, array: str, field: str, values: Iterable[object]) -> None:
@@ -258,8 +277,12 @@ def _check_blocks(config: Config) -> None:
         block, key = getattr(config.block, name), f"block.{name}"
         if block.timeout_ms is not None and not block.in_worker:
             fail(config.path, f"{key}.timeout_ms", f"needs {key}.worker = true: nothing can end a call in this process")
-        if block.allow_cpu_fallback and block.provider == CPU_PROVIDER:
-            fail(config.path, f"{key}.allow_cpu_fallback", f"needs {key}.provider: this is the CPU")
+        if block.allow_cpu_fallback and not block.target.accelerated:
+            fail(config.path, f"{key}.allow_cpu_fallback", f"needs {key}.provider or .delegate: this is the CPU")
+        if block.delegate is not None and block.provider != CPU_PROVIDER:
+            fail(config.path, f"{key}.delegate", f"is for LiteRT, {key}.provider for ONNX Runtime: a block has one")
+        if block.delegate_options and block.delegate is None:
+            fail(config.path, f"{key}.delegate_options", f"needs {key}.delegate")
         bound_ms = getattr(config.stage, stage).bound_ms
         if bound_ms is not None and block.timeout_ms is not None and block.timeout_ms > bound_ms + SYSTEMD_SLACK_MS:
             fail(
@@ -298,6 +321,7 @@ def check_machine(config: Config) -> None:
                 path, f"camera[{i}].source", camera.source, "`vlad cameras` lists devices"
             )
     _check_bundle(config)
+    _check_delegates(config)
     cores = os.sched_getaffinity(0)
     used = [("servo.affinity", config.servo.affinity)]
     used += [(f"camera[{i}].cpu", (c.cpu,)) for i, c in enumerate(config.cameras) if c.cpu >= 0]
@@ -315,6 +339,13 @@ def check_machine(config: Config) -> None:
     directory = os.path.dirname(config.control.socket)
     if not os.path.isdir(directory):
         fail(path, "control.socket", f"the directory {directory} does not exist: create it")
+
+
+def _check_delegates(config: Config) -> None:
+    for name in STAGE_OF_BLOCK:
+        delegate = getattr(config.block, name).delegate
+        if delegate is not None and not os.path.isfile(delegate):
+            fail(config.path, f"block.{name}.delegate", f"{delegate} does not exist: install the accelerator's library")
 
 
 def _check_bundle(config: Config) -> None:

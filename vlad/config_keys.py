@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from vlad.arm import Kind
-from vlad.backend import CPU_PROVIDER
+from vlad.backend import CPU_PROVIDER, Target
 
 
 def _key(text: str, **bounds: Any) -> msgspec.Meta:
@@ -282,14 +282,20 @@ class BlockKeys(_Table, frozen=True, kw_only=True):
     provider: Annotated[
         Name, _key("ONNX Runtime's execution provider; one that is absent or does not take the graph is an error")
     ] = CPU_PROVIDER
+    delegate: Annotated[
+        Path | None,
+        _key("library of a LiteRT delegate, for a block in `.tflite`: `/usr/lib/libneutron_delegate.so`; one that does "
+             "not take the graph is an error (docs/npu.md)"),
+    ] = None
+    delegate_options: Annotated[dict[str, str], _key("what the delegate is told")] = {}
     allow_cpu_fallback: Annotated[
-        bool, _key("let the CPU run what the provider does not take, instead of refusing the bundle")
+        bool, _key("let the CPU run what provider or delegate does not take, instead of refusing the bundle")
     ] = False
     worker: Annotated[
         bool | None,
         _key(
             "run the block in a child process, whose crash or hang is a HOLD and its restart; absent: true "
-            "where `provider` is not the CPU"
+            "where `provider` is not the CPU, or a `delegate` is given"
         ),
     ] = None
     timeout_ms: Annotated[
@@ -304,9 +310,15 @@ class BlockKeys(_Table, frozen=True, kw_only=True):
     ] = 60.0
 
     @property
+    def target(self) -> Target:
+        """What the block is to run on."""
+        return Target(provider=self.provider, delegate=self.delegate, delegate_options=self.delegate_options,
+                      allow_cpu_fallback=self.allow_cpu_fallback)  # fmt: skip
+
+    @property
     def in_worker(self) -> bool:
         """`worker` with its default filled in."""
-        return self.provider != CPU_PROVIDER if self.worker is None else self.worker
+        return self.target.accelerated if self.worker is None else self.worker
 
 
 class BlocksKeys(_Table, frozen=True, kw_only=True):

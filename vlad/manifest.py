@@ -57,7 +57,7 @@ class Block(_Part, frozen=True, kw_only=True):
 
     name: Name
     file: File
-    backend: Literal["onnxruntime"]
+    backend: Literal["onnxruntime", "litert"]
     dtype: Literal["float32", "float16", "bfloat16", "int8", "int4", "mixed"]
     inputs: Annotated[list[Value], msgspec.Meta(min_length=1, max_length=128)]
     outputs: Annotated[list[Value], msgspec.Meta(min_length=1, max_length=128)]

@@ -105,6 +105,7 @@ def compose(
     counters, names = report["counters"], [joint.name for joint in joints]
     scheduler, loaded = inference.scheduler, inference.loaded
     latency = scheduler.latency if scheduler else None
+    workers = workers_of(loaded.policy) if loaded else None
     rejected = {k: v for k, v in counters["rejected"].items() if v}
     return {
         "mode": report["mode"],
@@ -186,7 +187,8 @@ def compose(
             "aggregate": None if loaded.merge is None else loaded.merge.aggregate,
             "rtc": rtc_row(inference),
         },
-        "workers": workers.status() if loaded and (workers := workers_of(loaded.policy)) else {},
+        "workers": workers.status() if workers else {},
+        "blocks": workers.placement() if workers else {},
         "cameras": {
             name: {"state": str(eye.state), "reopened": eye.reopened, **eye.camera.counters()}
             for name, eye in capture.eyes.items()

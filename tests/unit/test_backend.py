@@ -14,7 +14,7 @@ import pytest
 
 from tests.tiny_smolvla import build
 from vlad import bundle as bundles
-from vlad.backend import OnnxRuntimeSession, Threads, load_block
+from vlad.backend import OnnxRuntimeSession, Target, Threads, load_block
 from vlad.bundle import Bundle
 from vlad.errors import BlockFailed, BundleError, ConfigError
 
@@ -74,7 +74,7 @@ def test_no_threads_is_not_all_cores(bundle: Bundle) -> None:
 
 def test_a_provider_that_is_not_there_is_an_error(bundle: Bundle) -> None:
     with pytest.raises(ConfigError, match="NeutronExecutionProvider is not in this ONNX Runtime"):
-        OnnxRuntimeSession(bundle, bundle.block("vision"), Threads(), provider="NeutronExecutionProvider")
+        OnnxRuntimeSession(bundle, bundle.block("vision"), Threads(), Target(provider="NeutronExecutionProvider"))
 
 
 def test_a_block_that_lands_on_the_cpu_is_an_error_unless_allowed(bundle: Bundle) -> None:
@@ -84,8 +84,12 @@ def test_a_block_that_lands_on_the_cpu_is_an_error_unless_allowed(bundle: Bundle
         pytest.skip("this ONNX Runtime has no second provider")
     block, threads = bundle.block("vision"), Threads()
     with pytest.raises(BundleError, match=f"cannot load it on {other}"):
-        OnnxRuntimeSession(bundle, block, threads, provider=other)
-    OnnxRuntimeSession(bundle, block, threads, provider=other, allow_cpu_fallback=True).close()
+        OnnxRuntimeSession(bundle, block, threads, Target(provider=other))
+    session = OnnxRuntimeSession(bundle, block, threads, Target(provider=other, allow_cpu_fallback=True))
+    found, = session.placement
+    assert (found.provider, found.partitions) == ("CPUExecutionProvider", 1)
+    assert found.operators["Conv"] == 1 and "LayerNormalization" in found.operators, "nodes are read back by kind"
+    session.close()
 
 
 def test_an_unknown_block_is_an_error(bundle: Bundle) -> None:

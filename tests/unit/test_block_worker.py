@@ -22,14 +22,14 @@ from tests.daemons import wait_for
 from tests.tiny_smolvla import build
 from vlad import bundle as bundles
 from vlad.backend import Threads, load_block
-from vlad.block_process import BlockProcess, Placement
+from vlad.block_process import BlockProcess, Setting
 from vlad.block_slots import Slots, attach, create
 from vlad.block_workers import BlockWorker, WorkerChange
 from vlad.bundle import Bundle
 from vlad.errors import BlockFailed, BundleError
 from vlad.manifest import Value
 
-PLACEMENT = Placement(Threads(), "CPUExecutionProvider", False)
+SETTING = Setting(Threads())
 BLOCKS = ("vision", "prefill", "context", "expert")
 GARBAGE = ("magic", "stale", "status", "short", "odd", "shape", "huge", "dimensions", "noise", "long",
            "ok_without_shape", "nan")  # fmt: skip
@@ -50,7 +50,7 @@ class Started:
 
     def worker(self, name: str = "expert", timeout_ms: int | None = 20_000, up: bool = True) -> BlockWorker:
         worker = BlockWorker(
-            self.bundle, name, PLACEMENT, timeout_ns=timeout_ms and timeout_ms * 1_000_000,
+            self.bundle, name, SETTING, timeout_ns=timeout_ms and timeout_ms * 1_000_000,
             start_timeout_ns=60_000_000_000, on_change=self.changes.append,
             command=faulty_worker.command(self.orders),
         )  # fmt: skip
@@ -169,7 +169,7 @@ LOST = {
 def test_every_failure_is_told_from_an_answer(bundle: Bundle, tmp_path: Path, fault: str) -> None:
     (kind, text), orders = LOST[fault], tmp_path / "orders"
     command = faulty_worker.command(orders)
-    process = BlockProcess(bundle.path, bundle.block("expert"), bundle.manifest.longest, PLACEMENT, command)
+    process = BlockProcess(bundle.path, bundle.block("expert"), bundle.manifest.longest, SETTING, command)
     try:
         process.wait_loaded(60_000_000_000)
         process.call(inputs(bundle, "expert"), 20_000_000_000)
@@ -366,11 +366,11 @@ PARENT = """
 import sys, time
 from pathlib import Path
 from tests import faulty_worker
-from tests.unit.test_block_worker import PLACEMENT, inputs
+from tests.unit.test_block_worker import SETTING, inputs
 from vlad import bundle as bundles
 from vlad.block_workers import BlockWorker
 bundle, orders = bundles.load(Path(sys.argv[1])), Path(sys.argv[2])
-worker = BlockWorker(bundle, "expert", PLACEMENT, timeout_ns=None, start_timeout_ns=10**12,
+worker = BlockWorker(bundle, "expert", SETTING, timeout_ns=None, start_timeout_ns=10**12,
                      on_change=print, command=faulty_worker.command(orders))
 worker.wait_up()
 print(worker.status()["pid"], flush=True)
@@ -424,7 +424,7 @@ def test_a_worker_runs_on_the_cores_of_its_stage(bundle: Bundle) -> None:
     core = min(os.sched_getaffinity(0))
     process = BlockProcess(
         bundle.path, bundle.block("context"), bundle.manifest.longest,
-        Placement(Threads.on((core,)), "CPUExecutionProvider", False, (core,)),
+        Setting(Threads.on((core,)), affinity=(core,)),
     )  # fmt: skip
     process.wait_loaded(60_000_000_000)
     assert {tuple(os.sched_getaffinity(int(t))) for t in os.listdir(f"/proc/{process.pid}/task")} == {(core,)}
