@@ -102,7 +102,8 @@ def check(path: Path, trust: Trust | None, config: Config | None) -> dict[str, A
                      "dtype": b.dtype, "bytes": b.file.bytes}
             for b in manifest.blocks
         },
-        "golden": {"differences": golden.differences, "tolerance": golden.tolerance},
+        "golden": {"differences": golden.differences, "tolerance": golden.tolerance,
+                   "tolerances": golden.tolerances},
         "verified": _verified(bundle, trust, config, golden),
     }
 
@@ -112,7 +113,7 @@ def _verified(bundle: Bundle, trust: Trust | None, config: Config | None, golden
     manifest = bundle.manifest
     named = files(manifest)
     megabytes = sum(file.bytes for file in named) / 1e6
-    worst = max(golden.differences.values())
+    worst = max(golden.differences, key=lambda name: golden.differences[name] / golden.tolerances[name])
     found = {
         "signature": _signature(bundle, trust),
         "schema": f"format version {manifest.format_version}, every field known and in bounds, sha256 of the manifest "
@@ -120,7 +121,8 @@ def _verified(bundle: Bundle, trust: Trust | None, config: Config | None, golden
         "integrity": f"{len(named)} files, {megabytes:.1f} MB: sizes and sha256 are those of the manifest",
         "shapes": f"inputs and outputs of {len(manifest.blocks)} graphs are those of the manifest, and no graph "
         "refers to another file",
-        "golden": f"computed again here: max |difference| {worst:.3g}, allowed {golden.tolerance:g}",
+        "golden": f"computed again here: max |difference| {golden.differences[worst]:.3g}, allowed "
+        f"{golden.tolerances[worst]:.3g}",
     }
     if config is not None:
         found["robot"] = f"joints, cameras, chunk and rate fit {config.path}"

@@ -43,7 +43,10 @@ class LiteRtSession:
     target that there is not, or without LiteRT.
     """
 
-    def __init__(self, bundle: Bundle, block: Block, threads: Threads, target: Target = CPU) -> None:
+    def __init__(
+        self, bundle: Bundle, block: Block, threads: Threads, target: Target = CPU, *, default_delegates: bool = True
+    ) -> None:
+        """default_delegates: let XNNPACK compute on the CPU, where there is no other delegate."""
         if target.provider != CPU.provider:
             raise ConfigError(
                 f"block {block.name}: is a LiteRT block, and provider {target.provider} is ONNX Runtime's: "
@@ -64,7 +67,9 @@ class LiteRtSession:
                     experimental_delegates=delegates,
                     num_threads=1 if delegates else threads.count,
                     experimental_op_resolver_type=(
-                        resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES if delegates else resolvers.AUTO
+                        resolvers.AUTO
+                        if default_delegates and not delegates
+                        else resolvers.BUILTIN_WITHOUT_DEFAULT_DELEGATES
                     ),
                 )
                 self._interpreter.allocate_tensors()
@@ -213,8 +218,9 @@ def _delegate(runtime: Any, name: str, target: Target) -> Any:
     try:
         return runtime.load_delegate(target.delegate, dict(target.delegate_options))
     except (OSError, ValueError, AttributeError) as error:
+        why = " ".join(str(error).split())  # it has the delegate's own words in another line
         raise ConfigError(
-            f"block {name}: delegate {target.delegate} does not start with options {target.delegate_options}: {error}"
+            f"block {name}: delegate {target.delegate} does not start with options {target.delegate_options}: {why}"
         ) from error
 
 

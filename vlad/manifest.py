@@ -49,10 +49,44 @@ class Value(_Part, frozen=True, kw_only=True):
     dtype: Literal["float32"] = "float32"
 
 
+class Errors(_Part, frozen=True, kw_only=True):
+    """How far a quantised policy is from the float32 one with the same flow: shares of each joint's range
+    over whole chunks, and the least cosine of a flow step's velocities (of the chunk, without a flow).
+    """
+
+    chunk_mae: Annotated[float, msgspec.Meta(ge=0)]
+    chunk_max: Annotated[float, msgspec.Meta(ge=0)]
+    cosine: Annotated[float, msgspec.Meta(ge=-1, le=1)]
+
+
+class Converter(_Part, frozen=True, kw_only=True):
+    """What `vlad convert` had a block compiled by: it runs with a driver and a firmware of the same version only."""
+
+    name: Name
+    version: Name
+    target: Name
+
+
+class Tflite(_Part, frozen=True, kw_only=True):
+    """What `vlad tflite` made a block of, and how far the whole policy with it is from the one before.
+
+    operators: nodes in the file by operator; cpu_operators: those of them that Neutron is not known to take.
+    """
+
+    source: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+    manifest_sha256: Sha256
+    dataset: Annotated[str, msgspec.Meta(max_length=255)]
+    errors: Errors
+    observations: Count
+    operators: dict[str, Count]
+    cpu_operators: dict[str, Count]
+    converter: Converter | None = None
+
+
 class Block(_Part, frozen=True, kw_only=True):
     """One graph and the backend that runs it. `dtype` is what its weights are stored as, "mixed" for more
     than one kind; inputs and outputs are float32 always. `flops` is for the longest prefix,
-    `parameters` and bytes as stored.
+    `parameters` and bytes as stored. `tflite`: of a block for LiteRT, how it was made.
     """
 
     name: Name
@@ -63,6 +97,7 @@ class Block(_Part, frozen=True, kw_only=True):
     outputs: Annotated[list[Value], msgspec.Meta(min_length=1, max_length=128)]
     parameters: Count
     flops: Count
+    tflite: Tflite | None = None
 
 
 class Camera(_Part, frozen=True, kw_only=True):
@@ -149,23 +184,14 @@ class Prefix(_Part, frozen=True, kw_only=True):
 
 class Golden(_Part, frozen=True, kw_only=True):
     """Arrays that the bundle was built with: the loaded policy must reproduce `outputs` within
-    `tolerance`.
+    `tolerance`, or within that of `tolerances` for an output that has one of its own.
     """
 
     task: Count
     inputs: dict[str, File]
     outputs: dict[str, File]
     tolerance: Annotated[float, msgspec.Meta(gt=0, le=1)]
-
-
-class Errors(_Part, frozen=True, kw_only=True):
-    """How far a quantised policy is from the float32 one with the same flow: shares of each joint's range
-    over whole chunks, and the least cosine of a flow step's velocities (of the chunk, without a flow).
-    """
-
-    chunk_mae: Annotated[float, msgspec.Meta(ge=0)]
-    chunk_max: Annotated[float, msgspec.Meta(ge=0)]
-    cosine: Annotated[float, msgspec.Meta(ge=-1, le=1)]
+    tolerances: dict[str, Annotated[float, msgspec.Meta(gt=0, le=1e6)]] = {}
 
 
 class Quantisation(_Part, frozen=True, kw_only=True):
@@ -351,7 +377,13 @@ def _disagreements(m: Manifest) -> list[str]:
     wrong = [message for message, holds in checks.items() if not holds]
     for block in m.blocks:
         groups = {} if m.quantisation is None else m.quantisation.groups.get(block.name, {})
-        if groups if block.dtype == "float32" else not groups and block.dtype in _QUANTISED:
+        if (block.backend == "litert") != (block.tflite is not None):
+            wrong.append(f"block {block.name} is for {block.backend}, and field tflite is for litert alone")
+        dynamic = [f"{v.name} {d}" for v in (*block.inputs, *block.outputs) for d in v.shape if isinstance(d, str)]
+        if block.backend == "litert" and dynamic:
+            wrong.append(f"block {block.name} is for litert, where no dimension is dynamic: {', '.join(dynamic)}")
+        plain = block.dtype == "float32" or block.backend == "litert"
+        if groups if plain else not groups and block.dtype in _QUANTISED:
             wrong.append(f"block {block.name} is {block.dtype}, quantisation names {len(groups)} groups of it")
     for what, statistics in (("state", m.state), ("action", m.action)):
         wrong += _statistics_disagreements(what, statistics, len(m.joints))

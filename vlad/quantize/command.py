@@ -39,17 +39,17 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-o", "--output", type=Path, required=True, help="bundle directory to write, NAME.vlad")
     p.add_argument("--report", type=Path, metavar="FILE.html",
                    help="write everything that was measured as a page, and as JSON beside it")
-    p.add_argument("--observations", type=_count, default=8, metavar="N",
+    p.add_argument("--observations", type=count, default=8, metavar="N",
                    help="to calibrate with, as many to judge with, twice as many to verify with (default 8)")
-    p.add_argument("--budget", type=_share, default=0.002, metavar="SHARE",
+    p.add_argument("--budget", type=share, default=0.002, metavar="SHARE",
                    help="greatest mean error of a chunk, as a share of each joint's range (default 0.002)")
-    p.add_argument("--gate", type=_share, default=0.002, metavar="SHARE",
+    p.add_argument("--gate", type=share, default=0.002, metavar="SHARE",
                    help="the same for one group alone, and for a choice of flow steps (default 0.002)")
     p.add_argument("--cosine", type=float, default=0.999, metavar="C",
                    help="least cosine of any flow step's velocities, of one group and of the whole (default 0.999)")
-    p.add_argument("--schemes", type=_names, default=tuple(SCHEMES), metavar="A,B,...",
+    p.add_argument("--schemes", type=names, default=tuple(SCHEMES), metavar="A,B,...",
                    help=f"those to try (default all: {','.join(SCHEMES)})")
-    p.add_argument("--blocks", type=_names, metavar="A,B,...", help="blocks that may be changed (default all)")
+    p.add_argument("--blocks", type=names, metavar="A,B,...", help="blocks that may be changed (default all)")
     p.add_argument("--integer-expert", action="store_true",
                    help="let the action expert have integers too (it stays floating point otherwise)")
     p.add_argument("--prefer", choices=("latency", "size"), default="latency",
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--steps", type=_steps, default="keep", metavar="N|auto|keep",
                    help="flow steps: a number, or the fewest evaluations within the gate (default: as they are)")
     p.add_argument("--solver", choices=SOLVERS, help="with --steps: of the flow (default: as it is; auto: any)")
-    p.add_argument("--threads", type=_count, default=1, metavar="N",
+    p.add_argument("--threads", type=count, default=1, metavar="N",
                    help="of each block while it is judged (default 1)")
     p.add_argument("--seed", type=int, default=0, help="of the noise that chunks start from (default 0)")
     p.add_argument("--force", action="store_true", help="replace an existing bundle")
@@ -143,27 +143,30 @@ def _text(found: dict[str, Any], written: Bundle, report: Path | None) -> str:
     return "\n".join(lines)
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """1 to 4096."""
     value = int(text)
     if not 1 <= value <= 4096:
         raise argparse.ArgumentTypeError("1 to 4096")
     return value
 
 
-def _share(text: str) -> float:
+def share(text: str) -> float:
+    """More than 0, at most 1."""
     value = float(text)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError("more than 0 and at most 1")
     return value
 
 
-def _names(text: str) -> tuple[str, ...]:
+def names(text: str) -> tuple[str, ...]:
+    """Separated by commas."""
     return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _steps(text: str) -> str:
     if text not in ("keep", "auto"):
-        _count(text)
+        count(text)
     return text
 
 

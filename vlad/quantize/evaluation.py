@@ -60,6 +60,34 @@ class Evaluation(Protocol):
         """With `changed` and `reference`, what comes before the block `changed` is taken from the reference."""
 
 
+class Timed(Session, Protocol):
+    """A session that knows the CPU seconds of its calls so far, and the inputs of the last one."""
+
+    seconds: list[float]
+    inputs: dict[str, Array]
+
+
+class TimedSession:
+    """Any session, timed."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.seconds: list[float] = []
+        self.inputs: dict[str, Array] = {}
+
+    def run(self, inputs: Arrays) -> dict[str, Array]:
+        """See vlad.backend.Session."""
+        self.inputs = dict(inputs)
+        before = time.process_time_ns()
+        values = self._session.run(self.inputs)
+        self.seconds.append((time.process_time_ns() - before) / 1e9)
+        return values
+
+    def close(self) -> None:
+        """Release the session."""
+        self._session.close()
+
+
 class GraphSession:
     """An ONNX file in ONNX Runtime, with the options that the runtime gives a block (vlad/backend.py).
 

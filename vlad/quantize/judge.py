@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vlad.backend import Session
 from vlad.manifest import Errors, Manifest
-from vlad.quantize.evaluation import Array, Evaluation, GraphSession, Trace
+from vlad.quantize.evaluation import Array, Evaluation, GraphSession, Timed, Trace
 from vlad.quantize.observations import Observation
 
 MAX_PAIRS = 30
@@ -90,14 +90,14 @@ class Judge:
         off = sum(float(np.vdot(a - b, a - b)) for a, b in pairs)
         return min(_cosine(a, b) for a, b in pairs), float(np.sqrt(off / max(power, 1e-30)))
 
-    def latency(self, name: str, candidate: GraphSession, seconds: float = 0.1) -> float:
+    def latency(self, name: str, candidate: Timed, seconds: float = 0.1) -> float:
         """CPU time of the candidate over that of the float32 block, on the candidate's last inputs, in turn, for
         about so long: the least of each.
         """
         exact, inputs = self._floats[name], candidate.inputs
         exact.run(inputs)
         pairs = int(np.clip(seconds / max(exact.seconds[-1], 1e-6), 1, MAX_PAIRS))
-        times: dict[GraphSession, list[float]] = {candidate: [], exact: []}
+        times: dict[Timed, list[float]] = {candidate: [], exact: []}
         for _ in range(pairs):
             for session, taken in times.items():
                 session.run(inputs)

@@ -1,0 +1,215 @@
+"""Calibrates, translates and judges blocks, and writes the bundle that has them as `.tflite`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+
+from vlad import bundle as bundles
+from vlad.backend import PlacedSession, Session, Threads, load_block
+from vlad.build.writer import GOLDEN_TOLERANCE, file_entry, golden, put_in_place, sync, tools, write_manifest
+from vlad.bundle import Bundle
+from vlad.errors import BundleError
+from vlad.golden import golden_inputs, open_for_check, run_golden
+from vlad.litert import LiteRtSession, version
+from vlad.manifest import ActManifest, Block, Errors, Manifest, Tflite, files
+from vlad.quantize.evaluation import Array, CapturingSession, GraphSession, TimedSession, evaluation_of, load_floats
+from vlad.quantize.judge import Judge, chunk_scale
+from vlad.quantize.observations import Moments
+from vlad.tflite import ranges, translate
+from vlad.tflite.model import Model
+from vlad.tflite.neutron import left_on_cpu
+
+Report = Callable[[str], None]
+_MARGIN = 4  # on how far LiteRT's two sets of kernels were seen to lie apart
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Written:
+    """One block. cosine, error: of its own outputs, the least and the relative root mean square. latency: CPU time
+    of a run over that of the ONNX block.
+    """
+
+    name: str
+    bytes_before: int
+    bytes_after: int
+    operators: dict[str, int]
+    cpu_operators: dict[str, int]
+    cosine: float
+    error: float
+    latency: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was measured: each block alone in the policy, and all of them."""
+
+    blocks: list[Written]
+    errors: Errors
+    observations: int
+
+
+def write_bundle(
+    source: Bundle, moments: Moments, names: Sequence[str], target: Path, *, dataset: Path, budget: float,
+    convolve: bool, report: Report,
+) -> tuple[Bundle, Outcome]:  # fmt: skip
+    """`target`, in place of what was there, with these blocks of `source` in int8.
+
+    budget: the greatest mean error of a chunk, as a share of each joint's range. Raises BundleError, and then
+    `target` is as before.
+    """
+    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        (partial / "golden").mkdir(parents=True)
+        (partial / "blocks").mkdir()
+        blocks = {block.name: block for block in source.manifest.blocks}
+        models = _translated(source, moments, names, partial, report, convolve=convolve)
+        for name, model in models.items():
+            path = f"blocks/{name}.tflite"
+            (partial / path).write_bytes(model.bytes())
+            kinds = dict(sorted(Counter(kind for kind, _ in model.operators).items()))
+            blocks[name] = msgspec.structs.replace(
+                blocks[name], backend="litert", dtype="int8", file=file_entry(partial, path),
+                tflite=Tflite(
+                    source=source.path.name, manifest_sha256=source.manifest_sha256, dataset=dataset.name,
+                    errors=Errors(chunk_mae=0, chunk_max=0, cosine=1), observations=len(moments.verify),
+                    operators=kinds, cpu_operators=left_on_cpu(model.operators),
+                ),
+            )  # fmt: skip
+        _copy_rest(source, partial, names)
+        outcome = _judged(source, moments, partial, [blocks[name] for name in names], report)
+        if not outcome.errors.chunk_mae <= budget:
+            raise BundleError(
+                f"{target}: not written: with {', '.join(names)} in int8 a chunk is off by "
+                f"{outcome.errors.chunk_mae:.5f} of the joints' range on average, {budget:g} is allowed (--budget); "
+                "alone: " + ", ".join(f"{b.name} {b.error:.4f} of its outputs" for b in outcome.blocks)
+            )
+        for name in names:
+            record = blocks[name].tflite
+            assert record is not None
+            blocks[name] = msgspec.structs.replace(
+                blocks[name], tflite=msgspec.structs.replace(record, errors=outcome.errors)
+            )
+        made = msgspec.structs.replace(
+            source.manifest, blocks=list(blocks.values()), golden=None, tools=tools() | {"litert": version()}
+        )
+        write_manifest(partial, made)
+        report("golden inputs and outputs")
+        written = bundles.load(partial, verify=False)
+        tolerances = golden_tolerances(written)
+        proof = msgspec.structs.replace(golden(written), tolerances=tolerances)
+        write_manifest(partial, msgspec.structs.replace(made, golden=proof))
+        report("writing to disk")
+        sync(partial)
+        put_in_place(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return bundles.load(target, verify=False), outcome
+
+
+def pixel_range(manifest: Manifest) -> tuple[float, float]:
+    """Of a normalised image, whatever it shows: in 8 bits nothing of a pixel's 8 is lost then."""
+    if not isinstance(manifest, ActManifest):
+        return -1.0, 1.0
+    ends = [(value - mean) / (std + camera.eps) for camera in manifest.cameras
+            for mean, std in zip(camera.mean, camera.std, strict=True) for value in (0, 1)]  # fmt: skip
+    return min(ends), max(ends)
+
+
+def _copy_rest(source: Bundle, partial: Path, names: Sequence[str]) -> None:
+    """What stays as it is: all but the blocks that were written, and golden arrays, which are computed anew."""
+    proof = source.manifest.golden
+    gone = {f.path for f in ([*proof.inputs.values(), *proof.outputs.values()] if proof else [])}
+    gone |= {source.block(name).file.path for name in names}
+    for file in files(source.manifest):
+        if file.path not in gone:
+            (partial / file.path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source.file(file), partial / file.path)
+
+
+def _translated(
+    source: Bundle, moments: Moments, names: Sequence[str], scratch: Path, report: Report, *, convolve: bool
+) -> dict[str, Model]:
+    """Each block as a model, its ranges from the calibrating observations."""
+    evaluation = evaluation_of(source)
+    floats = load_floats(source, evaluation.blocks, Threads())
+    models: dict[str, Model] = {}
+    for name in names:
+        graph = translate.inlined(onnx.load(str(source.file(source.block(name).file))))
+        wanted = translate.integer_values(graph)
+        path = scratch / f"{name}.capturing.onnx"
+        ranges.capturing(graph, wanted, path)
+        seen = {value: ranges.Seen() for value in wanted}
+
+        def take(value: str, x: Array, seen: dict[str, ranges.Seen] = seen) -> None:
+            seen[value].add(x)
+
+        session = CapturingSession(GraphSession(path, Threads()), wanted, take)
+        sessions: dict[str, Session] = {**floats, name: session}
+        for i, observation in enumerate(moments.calibrate):
+            report(f"{name}: calibrating {i + 1}/{len(moments.calibrate)}")
+            evaluation.trace(sessions, observation)
+        session.close()
+        path.unlink()
+        report(f"{name}: translating")
+        chosen = {value: each.range() for value, each in seen.items()}
+        if "image" in chosen:
+            chosen["image"] = pixel_range(source.manifest)
+        models[name] = translate.translate(graph, chosen, convolve=convolve)
+    return models
+
+
+def _judged(source: Bundle, moments: Moments, root: Path, blocks: Sequence[Block], report: Report) -> Outcome:
+    """Each block alone in the policy and all of them, on observations that calibrated nothing."""
+    report("judging: the ONNX blocks")
+    evaluation = evaluation_of(source)
+    floats = load_floats(source, evaluation.blocks, Threads())
+    judge = Judge(evaluation, floats, moments.verify, chunk_scale(source.manifest, moments.joint_range))
+    unsealed = Bundle(root, source.manifest)  # its manifest is written when this has been measured
+    sessions: dict[str, TimedSession] = {}
+    found = []
+    for block in blocks:
+        report(f"judging: {block.name}")
+        assert block.tflite is not None
+        session = sessions[block.name] = TimedSession(LiteRtSession(unsealed, block, Threads()))
+        cosine, error = judge.block(block.name, judge.traces({block.name: session}))
+        found.append(Written(
+            block.name, source.block(block.name).file.bytes, block.file.bytes, block.tflite.operators,
+            block.tflite.cpu_operators, cosine, error, judge.latency(block.name, session, 2.0),
+        ))  # fmt: skip
+    errors = judge.errors(judge.traces(sessions))
+    return Outcome(found, errors, len(moments.verify))
+
+
+def golden_tolerances(bundle: Bundle) -> dict[str, float]:
+    """How far each golden output may lie off in another runtime that computes the same.
+
+    Integers make steps: honest kernels that round differently differ by some of them, and what they mean differs
+    by output. How much is measured: LiteRT's kernels with and without XNNPACK, times 4.
+    """
+    inputs: Mapping[str, Any] = golden_inputs(bundle.manifest)
+    outputs = []
+    for load in (load_block, _plain_kernels):
+        with open_for_check(bundle, load) as policy:
+            outputs.append(run_golden(policy, 0, dict(inputs)))
+    return {
+        name: max(GOLDEN_TOLERANCE, _MARGIN * float(np.abs(value - outputs[1][name]).max()))
+        for name, value in outputs[0].items()
+    }
+
+
+def _plain_kernels(bundle: Bundle, name: str, threads: Threads) -> PlacedSession:
+    block = bundle.block(name)
+    if block.backend == "litert":
+        return LiteRtSession(bundle, block, threads, default_delegates=False)
+    return load_block(bundle, name, threads)
