@@ -5,11 +5,12 @@ PY := $(VENV)/bin/python
 REFERENCE := build/reference/venv
 NEWEST := build/reference-newest/venv
 NEWEST_LEROBOT ?= 0.6.1
+TFLITE_RUNTIME := build/tflite_runtime/venv
 LEROBOT := $(addprefix tests/reference/test_,smolvla_chunks.py smolvla_settings.py act_chunks.py newest.py sim_lerobot.py rtc.py lerobot_queue.py)
 export MUJOCO_GL ?= osmesa
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system build demo test lint bench bench-report reference reference-newest survival vm fuzz mutation soak model-check replay-runs clean
+.PHONY: help setup system build demo test lint bench bench-report reference reference-newest survival tflite-runtime vm fuzz mutation soak model-check replay-runs clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -40,7 +41,7 @@ demo: setup build  ## simulated arm, real daemon, shipped policy: about a minute
 	$(PY) -m vlad.main demo $(DEMO)
 
 test: setup build  ## all tests that need neither LeRobot nor a virtual machine
-	$(PY) -m pytest tests --ignore=tests/vm $(LEROBOT:%=--ignore=%) $(TEST)
+	$(PY) -m pytest tests --ignore=tests/vm --ignore=tests/tflite_runtime $(LEROBOT:%=--ignore=%) $(TEST)
 
 bench: setup build  ## pytest-benchmark: servo lateness, compute, chunk latency
 	@tools/system_packages.sh rt-tests
@@ -80,12 +81,21 @@ reference-newest: setup build  ## the same against the newest LeRobot, where the
 # the sake of a busy machine; the page says which.
 survival: setup build  ## every row of the fault table provoked and measured: docs/survival.md
 	rm -rf build/survival
-	-$(PY) -m pytest tests -m fault --ignore=tests/vm $(LEROBOT:%=--ignore=%) $(TEST)
+	-$(PY) -m pytest tests -m fault --ignore=tests/vm --ignore=tests/tflite_runtime $(LEROBOT:%=--ignore=%) $(TEST)
 	-$(PY) -m pytest tests -m fault --last-failed --last-failed-no-failures none $(LEROBOT:%=--ignore=%)
 	$(PY) tools/survival_page.py
 
 replay-runs: setup build  ## record the runs of tests/replay anew, on the simulated arm
 	$(PY) -m tests.replay.record_runs
+
+# Its newest release needs NumPy 1 and a Python of at most 3.11: an environment of its own.
+$(TFLITE_RUNTIME)/.installed:
+	$(PYTHON) -m venv $(TFLITE_RUNTIME)
+	$(TFLITE_RUNTIME)/bin/pip install -q "tflite-runtime==2.14.0" "numpy<2" onnxruntime msgspec structlog pyserial simplejpeg mcap
+	touch $@
+
+tflite-runtime: setup build $(TFLITE_RUNTIME)/.installed  ## the same code on tflite-runtime 2.14, which computes some files wrongly
+	$(PY) -m pytest tests/tflite_runtime $(TEST)
 
 vm: setup build  ## V4L2 with the vivid driver in an emulated machine
 	@tools/system_packages.sh qemu-system-x86 busybox-static kmod cpio
