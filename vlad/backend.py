@@ -24,6 +24,7 @@ from vlad.manifest import Block, Value
 from vlad.onnx_parts import refuse_external_data
 
 CPU_PROVIDER = "CPUExecutionProvider"
+NEUTRON_DRIVER, NEUTRON_FIRMWARE = "/usr/lib/libNeutronDriver.so", "/usr/lib/firmware/NeutronFirmware.elf"
 FUSED = Path(__file__).with_name("_native") / "vlad-fused.so"
 """Operators of our own for ONNX Runtime (csrc/fused): those of them that this processor can run take
 the place of the functions of the same name in a block, which compute the same without it.
@@ -33,13 +34,16 @@ Arrays = Mapping[str, NDArray[np.float32]]
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a block is to run on: an execution provider of ONNX Runtime, or a LiteRT delegate, by the path of its
-    library and with its options. allow_cpu_fallback: the CPU may run what that does not take.
+    library and with its options. allow_cpu_fallback: the CPU may run what that does not take. driver, firmware:
+    files that hold the versions of a Neutron NPU's, for a block that was converted for one.
     """
 
     provider: str = CPU_PROVIDER
     delegate: str | None = None
     delegate_options: dict[str, str] = {}
     allow_cpu_fallback: bool = False
+    driver: str = NEUTRON_DRIVER
+    firmware: str = NEUTRON_FIRMWARE
 
     @property
     def accelerated(self) -> bool:

@@ -121,9 +121,11 @@ def _board(board: BoardKeys, path: Path) -> BoardKeys:
 def _blocks(blocks: BlocksKeys, path: Path) -> BlocksKeys:
     for name in STAGE_OF_BLOCK:
         keys: BlockKeys = getattr(blocks, name)
-        if keys.delegate is not None:
-            keys = msgspec.structs.replace(keys, delegate=_absolute(path, keys.delegate))
-            blocks = msgspec.structs.replace(blocks, **{name: keys})
+        keys = msgspec.structs.replace(
+            keys, delegate=keys.delegate and _absolute(path, keys.delegate), driver=_absolute(path, keys.driver),
+            firmware=_absolute(path, keys.firmware),
+        )  # fmt: skip
+        blocks = msgspec.structs.replace(blocks, **{name: keys})
     return blocks
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from vlad.arm import Kind
-from vlad.backend import CPU_PROVIDER, Target
+from vlad.backend import CPU_PROVIDER, NEUTRON_DRIVER, NEUTRON_FIRMWARE, Target
 
 
 def _key(text: str, **bounds: Any) -> msgspec.Meta:
@@ -288,6 +288,10 @@ class BlockKeys(_Table, frozen=True, kw_only=True):
              "not take the graph is an error (docs/npu.md)"),
     ] = None
     delegate_options: Annotated[dict[str, str], _key("what the delegate is told")] = {}
+    driver: Annotated[
+        Path, _key("file that holds the version of the Neutron NPU's driver, for a block that `vlad convert` made")
+    ] = NEUTRON_DRIVER
+    firmware: Annotated[Path, _key("likewise of its firmware")] = NEUTRON_FIRMWARE
     allow_cpu_fallback: Annotated[
         bool, _key("let the CPU run what provider or delegate does not take, instead of refusing the bundle")
     ] = False
@@ -312,8 +316,7 @@ class BlockKeys(_Table, frozen=True, kw_only=True):
     @property
     def target(self) -> Target:
         """What the block is to run on."""
-        return Target(provider=self.provider, delegate=self.delegate, delegate_options=self.delegate_options,
-                      allow_cpu_fallback=self.allow_cpu_fallback)  # fmt: skip
+        return Target(**{name: getattr(self, name) for name in Target.__struct_fields__})
 
     @property
     def in_worker(self) -> bool:

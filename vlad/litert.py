@@ -25,6 +25,7 @@ from vlad.backend import CPU, Arrays, Placed, Placement, Target, Threads, placed
 from vlad.bundle import Bundle
 from vlad.errors import BlockFailed, BundleError, ConfigError
 from vlad.manifest import Block, Value
+from vlad.neutron import check_versions
 
 PACKAGES = ("ai_edge_litert", "tflite_runtime")
 ON_CPU, BORDER = "CPU", "CPU at inputs and outputs"
@@ -52,6 +53,12 @@ class LiteRtSession:
                 f"block {block.name}: is a LiteRT block, and provider {target.provider} is ONNX Runtime's: "
                 f"set block.{block.name}.delegate instead"
             )
+        converter = None if block.tflite is None else block.tflite.converter
+        if converter is not None:
+            if target.delegate is None:
+                raise ConfigError(f"block {block.name}: was converted for {converter.target}, which the CPU cannot "
+                                  f"run: set block.{block.name}.delegate")  # fmt: skip
+            check_versions(block.name, converter.version, {"driver": target.driver, "firmware": target.firmware})
         runtime = interpreter_module(block.name)
         where = bundle.path / block.file.path
         with bundle.opened(block.file) as path:

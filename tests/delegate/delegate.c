@@ -1,6 +1,7 @@
 /*
  * An external delegate of TensorFlow Lite for tests: a stand-in for an accelerator's driver that can be told to
- * misbehave. It claims FULLY_CONNECTED in int8 and computes it itself, with a scale for each channel.
+ * misbehave. It claims FULLY_CONNECTED in int8 and computes it itself, with a scale for each channel; and the custom
+ * operator NeutronGraph, which the tests' converter (tests/fake_converter.py) puts in place of one.
  *
  * Options:
  *   nodes   the most nodes that it claims; all if absent
@@ -61,7 +62,7 @@ static void *kernel_init(struct tflite_context *context, const char *buffer, siz
             .w = node->inputs->data[1],
             .bias = node->inputs->data[2],
             .y = node->outputs->data[0],
-            .activation = *(const int *)node->builtin_data,
+            .activation = node->builtin_data == NULL ? TFLITE_NO_ACTIVATION : *(const int *)node->builtin_data,
             .inner = NULL,
         };
     }
@@ -183,7 +184,11 @@ static int kernel_invoke(struct tflite_context *context, struct tflite_node *nod
 static bool claimed(const struct tflite_context *context, const struct tflite_node *node,
                     const struct tflite_registration *registration)
 {
-    if (registration->builtin_code != TFLITE_FULLY_CONNECTED || node->inputs->size != 3 || node->inputs->data[2] < 0)
+    bool converted = registration->builtin_code == TFLITE_CUSTOM && registration->custom_name != NULL &&
+                     strcmp(registration->custom_name, "NeutronGraph") == 0;
+    if (registration->builtin_code != TFLITE_FULLY_CONNECTED && !converted)
+        return false;
+    if (node->inputs->size != 3 || node->inputs->data[2] < 0)
         return false;
     const struct tflite_tensor *x = &context->tensors[node->inputs->data[0]];
     const struct tflite_tensor *w = &context->tensors[node->inputs->data[1]];

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests import tiny_litert, tiny_smolvla
+from tests import tiny_act, tiny_litert, tiny_smolvla
 from tests.daemons import config_without_devices, wait_for
 from vlad import bundle as bundles
 from vlad import litert
@@ -319,3 +319,13 @@ def test_a_copy_of_the_library_is_not_needed_twice(tmp_path: Path, library: str)
     with pytest.raises(BlockFailed, match="status 7"):
         one.run(given)
     np.testing.assert_array_equal(two.run(given)["tokens"], three.run(given)["tokens"])
+
+
+@pytest.mark.fault(38)
+def test_what_litert_computes_wrongly_behind_a_delegate_is_caught(library: str, tmp_path: Path) -> None:
+    """Without XNNPACK, as with any delegate, LiteRT 2.3 overwrites a tensor that is still to be read."""
+    path = tiny_litert.aliased(tiny_act.build(tmp_path / "act.vlad"), tmp_path / "wrong.vlad")
+    assert check([str(path)]) == 0
+    options = 'allow_cpu_fallback = true\n[block.vision.delegate_options]\nnodes = "0"\n'
+    with pytest.raises(BundleError, match="golden output tokens differs by"):
+        check([str(path), "--config", configured(bundles.load(path), tmp_path, library, options)])

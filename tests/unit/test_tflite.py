@@ -19,9 +19,9 @@ from vlad.bundle import Bundle
 from vlad.check import main as check
 from vlad.errors import BundleError
 from vlad.manifest import ActManifest
+from vlad.neutron import OPERATORS, left_on_cpu
 from vlad.tflite.command import main
 from vlad.tflite.model import Model, activation, quantised_weight
-from vlad.tflite.neutron import OPERATORS, left_on_cpu
 from vlad.tflite.ranges import Seen
 from vlad.tflite.translate import inlined, translate
 from vlad.tflite.writer import pixel_range

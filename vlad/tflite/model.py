@@ -112,6 +112,11 @@ class Model:
         return output
 
     @property
+    def reads(self) -> list[tuple[str, list[int]]]:
+        """Of each operator, its kind and the tensors that it reads."""
+        return [(kind, list(op.inputs)) for (kind, _), op in zip(self.operators, self._graph.operators, strict=True)]
+
+    @property
     def inputs(self) -> list[int]:
         """Those so far."""
         return list(self._graph.inputs)

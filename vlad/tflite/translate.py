@@ -13,6 +13,7 @@ operator that cannot read them so makes it real.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -108,7 +109,19 @@ class _Translation:
             write(node)
         for value in self._graph.output:
             self._finish(value.name)
+        self._refuse_shared_reshapes()
         return self._model
+
+    def _refuse_shared_reshapes(self) -> None:
+        """A tensor that a RESHAPE reads and something else too is overwritten before that reads it, where a sum of
+        the reshaped one is made in its place: tflite-runtime 2.14 does that, and ai-edge-litert 2.3 without XNNPACK,
+        which is how it runs with a delegate (tests/tflite_runtime has the least file).
+        """
+        readers = Counter(tensor for _, inputs in self._model.reads for tensor in set(inputs))
+        for kind, inputs in self._model.reads:
+            if kind == "RESHAPE" and readers[inputs[0]] > 1:
+                raise BundleError(f"block {self._graph.name}: a value is reshaped and read elsewhere too, which some "
+                                  "releases of LiteRT compute wrongly")  # fmt: skip
 
     # --- values -------------------------------------------------------------------------------
 

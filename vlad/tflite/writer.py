@@ -22,15 +22,16 @@ from vlad.errors import BundleError
 from vlad.golden import golden_inputs, open_for_check, run_golden
 from vlad.litert import LiteRtSession, version
 from vlad.manifest import ActManifest, Block, Errors, Manifest, Tflite, files
+from vlad.neutron import left_on_cpu
 from vlad.quantize.evaluation import Array, CapturingSession, GraphSession, TimedSession, evaluation_of, load_floats
 from vlad.quantize.judge import Judge, chunk_scale
 from vlad.quantize.observations import Moments
 from vlad.tflite import ranges, translate
 from vlad.tflite.model import Model
-from vlad.tflite.neutron import left_on_cpu
 
 Report = Callable[[str], None]
-_MARGIN = 4  # on how far LiteRT's two sets of kernels were seen to lie apart
+_APART = 0.15  # of an output's deviation: the greatest rms that two sets of kernels may lie apart by rounding
+_MARGIN = 8  # on how far LiteRT's two sets of kernels were seen to lie apart
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -195,17 +196,22 @@ def golden_tolerances(bundle: Bundle) -> dict[str, float]:
     """How far each golden output may lie off in another runtime that computes the same.
 
     Integers make steps: honest kernels that round differently differ by some of them, and what they mean differs
-    by output. How much is measured: LiteRT's kernels with and without XNNPACK, times 4.
+    by output. How much is measured: LiteRT's kernels with and without XNNPACK, times 8: tflite-runtime 2.14 was
+    seen at 6 times, and what is wrong is at some 50 times.
     """
     inputs: Mapping[str, Any] = golden_inputs(bundle.manifest)
     outputs = []
     for load in (load_block, _plain_kernels):
         with open_for_check(bundle, load) as policy:
             outputs.append(run_golden(policy, 0, dict(inputs)))
-    return {
-        name: max(GOLDEN_TOLERANCE, _MARGIN * float(np.abs(value - outputs[1][name]).max()))
-        for name, value in outputs[0].items()
-    }
+    tolerances = {}
+    for name, value in outputs[0].items():
+        off = np.abs(value - outputs[1][name])
+        if float(np.sqrt(np.mean(np.square(off)))) > _APART * float(value.std()):
+            raise BundleError(f"golden output {name}: LiteRT computes something else without XNNPACK, which is how it "
+                              "runs with a delegate: this block cannot be trusted to it")  # fmt: skip
+        tolerances[name] = max(GOLDEN_TOLERANCE, _MARGIN * float(off.max()))
+    return tolerances
 
 
 def _plain_kernels(bundle: Bundle, name: str, threads: Threads) -> PlacedSession:

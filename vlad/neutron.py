@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from vlad.errors import BundleError, ConfigError
 
@@ -20,8 +19,6 @@ OPERATORS = frozenset({"ADD", "AVERAGE_POOL_2D", "CONV_2D", "DEPTHWISE_CONV_2D",
                        "PAD", "RESHAPE"})  # fmt: skip
 CONVERTED = "NeutronGraph"  # the operator that stands for what was compiled
 NAME = "neutron-converter"
-DRIVER, FIRMWARE = "libNeutronDriver.so", "NeutronFirmware.elf"
-PLACES = {"driver": Path("/usr/lib") / DRIVER, "firmware": Path("/usr/lib/firmware") / FIRMWARE}
 MAX_BYTES = 64 << 20
 _VERSION = re.compile(rb"(\d+\.\d+\.\d+)[+-](0[xX][0-9a-fA-F]{6,16})")
 
@@ -36,13 +33,13 @@ def versions_in(text: bytes) -> set[str]:
     return {f"{number.decode()}+{tag.decode().lower()}" for number, tag in _VERSION.findall(text)}
 
 
-def check_versions(block: str, version: str, places: Mapping[str, Path]) -> None:
+def check_versions(block: str, version: str, places: Mapping[str, str]) -> None:
     """Raises BundleError unless driver and firmware hold the version that converted the block; ConfigError where one
-    cannot be read. places: what -> its file.
+    cannot be read. places: "driver", "firmware" -> its file.
     """
     for what, path in places.items():
         try:
-            with path.open("rb") as file:
+            with open(path, "rb") as file:
                 found = versions_in(file.read(MAX_BYTES))
         except OSError as error:
             raise ConfigError(f"block {block}: the NPU's {what} {path} cannot be read: {error.strerror}: its version "
@@ -51,5 +48,6 @@ def check_versions(block: str, version: str, places: Mapping[str, Path]) -> None
             has = ", ".join(sorted(found)) or "no version that could be read"
             raise BundleError(
                 f"block {block}: was converted by {NAME} {version}, and the NPU's {what} {path} is of {has}: "
-                "convert it again with the converter of this board's release"
+                "convert it again with the converter of this board's release, or name another file that holds the "
+                f"version, block.{block}.{what}"
             )
