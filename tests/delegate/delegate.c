@@ -238,6 +238,7 @@ tflite_plugin_create_delegate(const char *const *keys, const char *const *values
         return NULL;
     state->nodes = MAX_NODES;
     state->delegate.prepare = prepare;
+    state->delegate.flags = TFLITE_ALLOW_DYNAMIC; /* asked before nodes are prepared, which NeutronGraph cannot be */
     bool known = true;
     for (size_t i = 0; i < count; i++) {
         if (strcmp(keys[i], "nodes") == 0)

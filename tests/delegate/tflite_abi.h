@@ -16,6 +16,7 @@ enum { TFLITE_OK = 0, TFLITE_ERROR = 1 };
 enum { TFLITE_INT32 = 2, TFLITE_INT8 = 9 };
 enum { TFLITE_FULLY_CONNECTED = 9, TFLITE_CUSTOM = 32 }; /* BuiltinOperator of the schema */
 enum { TFLITE_AFFINE = 1 };
+enum { TFLITE_ALLOW_DYNAMIC = 1 }; /* a flag of a delegate */
 enum { TFLITE_NO_ACTIVATION = 0, TFLITE_RELU = 1 };
 
 struct tflite_ints {

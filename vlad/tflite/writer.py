@@ -197,7 +197,7 @@ def golden_tolerances(bundle: Bundle) -> dict[str, float]:
 
     Integers make steps: honest kernels that round differently differ by some of them, and what they mean differs
     by output. How much is measured: LiteRT's kernels with and without XNNPACK, times 8: tflite-runtime 2.14 was
-    seen at 6 times, and what is wrong is at some 50 times.
+    seen at 6 times.
     """
     inputs: Mapping[str, Any] = golden_inputs(bundle.manifest)
     outputs = []

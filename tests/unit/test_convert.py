@@ -1,0 +1,143 @@
+"""`vlad convert` around a stand-in for NXP's converter, and the versions that a load checks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from tests import fake_converter, tiny_litert, tiny_smolvla
+from vlad import bundle as bundles
+from vlad.backend import Target, Threads, load_block
+from vlad.bundle import Bundle
+from vlad.errors import BundleError, ConfigError
+from vlad.manifest import Converter
+from vlad.neutron import check_versions, versions_in
+from vlad.tflite.convert import main
+
+VERSION = "3.0.0+0x6d41ac8b"
+
+
+@pytest.fixture(scope="module")
+def library() -> str:
+    return str(tiny_litert.delegate())
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    root = tmp_path_factory.mktemp("source")
+    made = tiny_smolvla.build(root / "tiny.vlad")
+    data = tiny_litert.dataset(tiny_smolvla.DATA / "dataset", root / "data")
+    assert tiny_litert.convert(made, data, root / "tiny8.vlad") == 0
+    return bundles.load(root / "tiny8.vlad")
+
+
+@pytest.fixture(scope="module")
+def converted(source: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    root = tmp_path_factory.mktemp("converted")
+    program = fake_converter.program(root)
+    assert main([str(source.path), "--converter", str(program), "--option=--optimization_level", "--option", "OFast",
+                 "-o", str(root / "out.vlad")]) == 0  # fmt: skip
+    return bundles.load(root / "out.vlad")
+
+
+def board(directory: Path, driver: str = "3.0.0-0X6d41ac8b", firmware: str = "3.0.0-0X6d41ac8b") -> dict[str, str]:
+    """Files as a board has them."""
+    made = {"driver": directory / "libNeutronDriver.so", "firmware": directory / "NeutronFirmware.elf"}
+    made["driver"].write_bytes(b"\x7fELF\0\0driver " + driver.encode() + b"\0\xff")
+    made["firmware"].write_bytes(b"\x7fELF\0Neutron Firmware ver:" + firmware.encode() + b" started\n\0")
+    return {what: str(path) for what, path in made.items()}
+
+
+def test_the_manifest_says_what_compiled_the_block(source: Bundle, converted: Bundle) -> None:
+    before, after = source.block("vision"), converted.block("vision")
+    assert before.tflite is not None and after.tflite is not None
+    assert after.tflite.converter == Converter(name="neutron-converter", version=VERSION, target="imx95")
+    assert after.tflite.operators["NeutronGraph"] == 13
+    assert "FULLY_CONNECTED" not in after.tflite.operators
+    assert "NeutronGraph" not in after.tflite.cpu_operators and after.tflite.cpu_operators["SOFTMAX"] == 2
+    assert (after.tflite.errors, after.tflite.dataset) == (before.tflite.errors, before.tflite.dataset)
+    assert after.file.sha256 != before.file.sha256
+    assert converted.manifest.golden == source.manifest.golden
+    assert [b for b in converted.manifest.blocks if b.name != "vision"] == [
+        b for b in source.manifest.blocks if b.name != "vision"]  # fmt: skip
+
+
+def test_on_its_accelerator_it_computes_what_it_did(
+    source: Bundle, converted: Bundle, library: str, tmp_path: Path
+) -> None:
+    image = {"image": np.random.default_rng(1).uniform(-1, 1, (1, 3, 32, 32)).astype(np.float32)}
+    target = Target(delegate=library, allow_cpu_fallback=True, **board(tmp_path))
+    session = load_block(converted, "vision", Threads(), target)
+    placement = {p.provider: p.operators for p in session.placement}
+    assert placement[library] == {"NeutronGraph": 13}
+    expected = load_block(source, "vision", Threads(), msgspec.structs.replace(target)).run(image)["tokens"]
+    np.testing.assert_array_equal(session.run(image)["tokens"], expected)
+
+
+def test_without_an_accelerator_it_is_refused_by_name(converted: Bundle) -> None:
+    with pytest.raises(ConfigError, match=r"for imx95, which the CPU cannot run: set block\.vision\.delegate"):
+        load_block(converted, "vision", Threads())
+
+
+@pytest.mark.fault(38)
+@pytest.mark.parametrize(("versions", "text"), [
+    ({"driver": "3.1.2-0X6d41ac8b"}, r"by neutron-converter 3\.0\.0\+0x6d41ac8b, and the NPU's driver .* 3\.1\.2"),
+    ({"firmware": "3.0.0-0X11111111"}, r"firmware .*NeutronFirmware\.elf is of 3\.0\.0\+0x11111111: convert it again"),
+    ({"firmware": "unknown"}, r"NPU's firmware .* is of no version that could be read.*block\.vision\.firmware"),
+])  # fmt: skip
+def test_a_board_of_another_release_refuses_the_block(
+    converted: Bundle, library: str, tmp_path: Path, versions: dict[str, str], text: str
+) -> None:
+    target = Target(delegate=library, allow_cpu_fallback=True, **board(tmp_path, **versions))
+    with pytest.raises(BundleError, match=text):
+        load_block(converted, "vision", Threads(), target)
+
+
+def test_a_board_without_them_says_what_is_missing(converted: Bundle, library: str, tmp_path: Path) -> None:
+    target = Target(delegate=library, driver=str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match=r"the NPU's driver .*none cannot be read: No such file"):
+        load_block(converted, "vision", Threads(), target)
+
+
+def test_versions_of_one_release_are_the_same_in_every_spelling(tmp_path: Path) -> None:
+    spellings = b"eIQ converter version 3.0.0+0X6d41ac8b", b"ver:3.0.0-0X6d41ac8b started", b"3.0.0+0x6D41AC8B"
+    assert {v for text in spellings for v in versions_in(text)} == {VERSION}
+    assert versions_in(b"glibc 2.34, 1.2.3-rc1, 3.0.0") == set()
+    check_versions("vision", VERSION, board(tmp_path))
+
+
+@pytest.mark.parametrize(("how", "more", "text"), [
+    ("failing", (), "ended with status 3: New shape should not change"),
+    ("silent", (), "ended well and wrote nothing"),
+    ("nothing", (), "compiled nothing of vision.tflite.*Number of operators converted"),
+    ("rubbish", (), "not a LiteRT model"),
+    ("renamed", (), "changed the outputs of vision.tflite"),
+    ("nameless", (), "says no version"),
+    ("slow", ("--timeout", "0.5"), "did not end within 0.5 s"),
+    ("good", ("--target", "imx93"), "ended with status 2.*unknown target imx93"),
+    ("good", ("--blocks", "expert"), "block expert is no .tflite"),
+    ("good", ("--option=--fast",), "unrecognized arguments: --fast"),
+])  # fmt: skip
+def test_a_conversion_that_fails_leaves_nothing(
+    source: Bundle, tmp_path: Path, how: str, more: tuple[str, ...], text: str
+) -> None:
+    program, out = fake_converter.program(tmp_path, how), tmp_path / "out.vlad"
+    with pytest.raises(BundleError, match=f"(?s){text}"):
+        main([str(source.path), "--converter", str(program), "-o", str(out), *more])
+    assert list(tmp_path.iterdir()) == [program]
+
+
+def test_what_cannot_be_converted_is_refused(source: Bundle, converted: Bundle, tmp_path: Path) -> None:
+    program, out = str(fake_converter.program(tmp_path)), str(tmp_path / "out.vlad")
+    with pytest.raises(BundleError, match=r"was compiled already, by 3\.0\.0"):
+        main([str(converted.path), "--converter", program, "-o", out])
+    with pytest.raises(BundleError, match="exists already"):
+        main([str(source.path), "--converter", program, "-o", str(converted.path)])
+    with pytest.raises(BundleError, match="no-such-program: cannot be run: No such file"):
+        main([str(source.path), "--converter", str(tmp_path / "no-such-program"), "-o", out])
+    plain = tiny_smolvla.build(tmp_path / "plain.vlad")
+    with pytest.raises(BundleError, match=r"has no block in \.tflite"):
+        main([str(plain), "--converter", program, "-o", out])
