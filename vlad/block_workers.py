@@ -79,6 +79,7 @@ class BlockWorker:
             BlockProcess, bundle.path, bundle.block(name), bundle.manifest.longest, setting, command
         )
         self._tolerance = golden.tolerance if golden is not None else TOLERANCE
+        self._tolerances = golden.tolerances if golden is not None else {}  # of outputs that are golden ones too
         self._timeout_ns, self._start_timeout_ns = timeout_ns, start_timeout_ns
         self._on_change = on_change
         self._log = structlog.get_logger("vlad.worker").bind(block=name)
@@ -216,7 +217,7 @@ class BlockWorker:
         inputs, expected = self._proof
         found = process.call(inputs, self._start_timeout_ns).outputs
         for name, value in expected.items():
-            bound = self._tolerance * max(1.0, float(np.abs(value).max()))
+            bound = max(self._tolerance * max(1.0, float(np.abs(value).max())), self._tolerances.get(name, 0.0))
             difference = float(np.abs(found[name] - value).max()) if found[name].shape == value.shape else math.inf
             if not difference <= bound:
                 raise BlockFailed(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vlad.backend import Session
 from vlad.bundle import Bundle
 from vlad.errors import BlockFailed, BundleError, Refused
+from vlad.fixed_prefill import FixedPrefill
 from vlad.manifest import SmolvlaManifest
 
 Array = NDArray[np.float32]
@@ -26,11 +27,12 @@ class Prefix:
 
     Both by the name of a block's input, for each layer float32 `[tokens, kv_heads * head_dim]`:
     `past` the language model's keys and values of images and task, for `prefill`; `context` what the
-    expert attends to, whose last token is the state.
+    expert attends to, whose last token is the state. tokens: those of images and task, where `prefill` takes no past.
     """
 
     past: dict[str, Array]
     context: dict[str, Array]
+    tokens: Array | None = None
 
     @property
     def length(self) -> int:
@@ -152,7 +154,9 @@ class LanguageModel:
 
     def __init__(self, bundle: Bundle, manifest: SmolvlaManifest, prefill: Session, context: Session) -> None:
         self.embeddings = TokenEmbeddings(bundle, manifest)
-        self._prefill = prefill
+        block = bundle.block("prefill")
+        self._fixed = block.backend == "litert"
+        self._prefill = FixedPrefill(block, prefill) if self._fixed else prefill
         self._context = context
         sizes = manifest.prefix
         self._cameras = len(manifest.cameras)
@@ -160,10 +164,10 @@ class LanguageModel:
         empty = np.zeros((0, sizes.kv_heads * sizes.head_dim), dtype=np.float32)
         past = range(max(1, sizes.layers - 1))  # of the last layer it is not computed; one says how long it is
         self._no_past = {f"past_{which}{i}": empty for i in past for which in ("key", "value")}
-        taken = {value.name for value in bundle.block("prefill").inputs if value.name.startswith("past_")}
+        taken = {value.name for value in block.inputs if value.name.startswith("past_")}
         if "past_key" in taken:
             raise BundleError(f"{bundle.path}: its blocks are of an earlier version: build it again with `vlad build`")
-        if taken != self._no_past.keys():
+        if taken != self._no_past.keys() and not self._fixed:
             raise BundleError(f"{bundle.path}: prefix.layers is {sizes.layers}, block prefill takes {sorted(taken)}")
         attended = [value.name for value in bundle.block("expert").inputs if value.name.startswith("context_")]
         self._attended = [name.removeprefix("context_") for name in attended]
@@ -187,12 +191,15 @@ class LanguageModel:
             )
         tokens = np.concatenate([*images, self.embeddings.embed(task)])
         out, context = self._run(tokens, state, self._no_past)
-        return Prefix({name: out[name.removeprefix("past_")][:-1] for name in self._no_past}, context)
+        past = {name: out[name.removeprefix("past_")][:-1] for name in self._no_past}
+        return Prefix(past, context, tokens if self._fixed else None)
 
     def refresh_state(self, prefix: Prefix, state: Array) -> Prefix:
         """The same images and task with another state, at the price of one token: they never attend
-        to the state.
+        to the state. A `prefill` that takes no past computes them all anew.
         """
+        if prefix.tokens is not None:
+            return Prefix(prefix.past, self._run(prefix.tokens, state, self._no_past)[1], prefix.tokens)
         _, fresh = self._run(self._no_tokens, state, prefix.past)
         context = {name: np.concatenate([kept[:-1], fresh[name]]) for name, kept in prefix.context.items()}
         for values in context.values():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -17,11 +19,15 @@ from vlad import bundle as bundles
 from vlad.backend import Threads, load_block
 from vlad.bundle import Bundle
 from vlad.check import main as check
-from vlad.errors import BundleError
-from vlad.manifest import ActManifest
+from vlad.errors import BundleError, Refused
+from vlad.fixed_prefill import FixedPrefill
+from vlad.golden import open_for_check
+from vlad.manifest import ActManifest, Block, SmolvlaManifest, Value
 from vlad.neutron import OPERATORS, left_on_cpu
+from vlad.policy import Policy
 from vlad.tflite.command import main
 from vlad.tflite.model import Model, activation, quantised_weight
+from vlad.tflite.prefill import fixed, rows_of
 from vlad.tflite.ranges import Seen
 from vlad.tflite.translate import inlined, translate
 from vlad.tflite.writer import pixel_range
@@ -105,6 +111,107 @@ def test_in_int8_it_is_near_where_the_ranges_hold(sources: dict[str, Bundle], na
         assert np.abs(off).max() < 0.2 * expected.std() + 0.02 * np.abs(expected).max()
     assert {kind for kind, dtype in model.operators if dtype == "int8"} >= {"CONV_2D", "RESHAPE"}
     assert ("FULLY_CONNECTED" in {kind for kind, _ in model.operators}) != convolve
+
+
+# --- prefill, whose shapes become fixed -------------------------------------------------------
+
+
+def observation(bundle: Bundle, n: int, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    """Inputs of the ONNX block: `n` tokens, no past."""
+    generator = np.random.default_rng(seed)
+    shapes = {v.name: [{"n": n, "past": 0}.get(str(d), d) for d in v.shape] for v in bundle.block("prefill").inputs}
+    return {name: generator.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+
+
+class Interpreted:
+    """A model as a session."""
+
+    def __init__(self, model: Model) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self._interpreter = Interpreter(model_content=model.bytes())
+        self._interpreter.allocate_tensors()
+
+    def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        for detail in self._interpreter.get_input_details():
+            self._interpreter.set_tensor(detail["index"], inputs[detail["name"]])
+        self._interpreter.invoke()
+        return {d["name"]: self._interpreter.get_tensor(d["index"]) for d in self._interpreter.get_output_details()}
+
+    def close(self) -> None:
+        pass
+
+
+def fixed_block(bundle: Bundle, graph: onnx.GraphProto) -> Block:
+    inputs = [Value(name=v.name, shape=[d.dim_value for d in v.type.tensor_type.shape.dim]) for v in graph.input]
+    return msgspec.structs.replace(bundle.block("prefill"), inputs=inputs)
+
+
+def test_a_prefill_of_fixed_shapes_is_exact_for_every_number_of_tokens(sources: dict[str, Bundle]) -> None:
+    """Whatever is filled up, hidden or turned elsewhere: the same keys and values."""
+    source = sources["smolvla"]
+    graph = inlined(fixed(onnx.load(str(source.file(source.block("prefill").file))), 20))
+    session = FixedPrefill(fixed_block(source, graph.graph), Interpreted(translate(graph, None)))
+    here = load_block(source, "prefill", Threads())
+    for n in (20, 1, 13, 20, 0):
+        given = observation(source, n, n)
+        expected, found = here.run(given), session.run(given)
+        assert list(found) == list(expected)
+        for name, value in expected.items():
+            bound = 2e-5 * max(1.0, float(np.abs(value).max()))
+            np.testing.assert_allclose(found[name], value, atol=bound, err_msg=name)
+            assert not found[name].flags.writeable
+    with pytest.raises(Refused, match="21 image and task tokens: block prefill was written for 20"):
+        session.run(observation(source, 21))
+    with pytest.raises(BundleError, match="takes no past"):
+        session.run({name: np.ones((3, value.shape[1]), np.float32) if "past" in name else value
+                     for name, value in observation(source, 5).items()})  # fmt: skip
+    with pytest.raises(BundleError, match=r"prefill: in \.tflite it takes"):
+        FixedPrefill(source.block("prefill"), Interpreted(translate(graph, None)))
+
+
+def test_there_is_room_for_the_longest_task(sources: dict[str, Bundle]) -> None:
+    manifest = sources["smolvla"].manifest
+    assert isinstance(manifest, SmolvlaManifest)
+    longest = max(len(task.token_ids) for task in manifest.tasks)
+    assert rows_of(manifest) == len(manifest.cameras) * manifest.prefix.image_tokens + longest
+    free = msgspec.structs.replace(manifest, tokenizer=manifest.token_table.file)
+    assert rows_of(free) == len(manifest.cameras) * manifest.prefix.image_tokens + manifest.max_task_tokens
+
+
+def test_another_prefill_is_refused(sources: dict[str, Bundle]) -> None:
+    source = sources["smolvla"]
+    with pytest.raises(BundleError, match="angles and its mask are not where"):
+        fixed(onnx.load(str(source.file(source.block("context").file))), 20)
+
+
+def test_a_policy_with_both_blocks_runs_and_refreshes_its_state(
+    sources: dict[str, Bundle], data: dict[str, Path], tmp_path: Path
+) -> None:
+    source = sources["smolvla"]
+    assert tiny_litert.convert(source.path, data["smolvla"], tmp_path / "both.vlad", "--blocks", "vision,prefill") == 0
+    assert check([str(tmp_path / "both.vlad")]) == 0
+    made = bundles.load(tmp_path / "both.vlad")
+    with open_for_check(made) as policy, open_for_check(source) as before:
+        assert isinstance(policy, Policy) and isinstance(before, Policy)
+        policy.warm_up()
+        image = np.full((48, 64, 3), 90, np.uint8)
+        tokens = [policy.encode_image(i, image) for i in range(2)]
+        one, two = (np.full(6, v) for v in (0.1, 0.4))
+        for task in (0, 1):
+            prefix = policy.prefill(tokens, task, one)
+            fresh = policy.refresh_state(prefix, two)
+            again = policy.prefill(tokens, task, two)
+            for name, value in again.context.items():
+                np.testing.assert_array_equal(fresh.context[name], value)
+            exact = before.prefill(tokens, task, one)
+            assert prefix.length == exact.length
+            for name, value in exact.context.items():
+                off = np.sqrt(np.mean((prefix.context[name] - value) ** 2))
+                assert off < 0.5 * value.std() + 1e-3, name  # random weights, held-out brightness
+
+
+# --- what is refused, and the pieces ----------------------------------------------------------
 
 
 def test_an_act_has_nothing_for_the_cpu_but_its_border(sources: dict[str, Bundle]) -> None:
@@ -260,7 +367,7 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(
     source, dataset, out = sources["smolvla"].path, data["smolvla"], tmp_path / "out.vlad"
     for more, text in (
         (("--budget", "1e-9"), "not written: with vision in int8 a chunk is off by"),
-        (("--blocks", "prefill"), "prefill: .* has a dimension that is not fixed"),
+        (("--blocks", "expert"), "expert: .* has a dimension that is not fixed"),
         (("--blocks", "nose"), "no block 'nose'"),
     ):
         with pytest.raises(BundleError, match=text):

@@ -112,9 +112,10 @@ class Model:
         return output
 
     @property
-    def reads(self) -> list[tuple[str, list[int]]]:
-        """Of each operator, its kind and the tensors that it reads."""
-        return [(kind, list(op.inputs)) for (kind, _), op in zip(self.operators, self._graph.operators, strict=True)]
+    def reads(self) -> list[tuple[str, list[int], int]]:
+        """Of each operator, its kind, the tensors that it reads and the one that it writes."""
+        return [(kind, list(op.inputs), int(op.outputs[0]))
+                for (kind, _), op in zip(self.operators, self._graph.operators, strict=True)]  # fmt: skip
 
     @property
     def inputs(self) -> list[int]:
@@ -172,7 +173,7 @@ _OPTIONS = {
     "TRANSPOSE": "TransposeOptions", "SOFTMAX": "SoftmaxOptions", "BATCH_MATMUL": "BatchMatMulOptions",
     "GELU": "GeluOptions", "MEAN": "ReducerOptions", "QUANTIZE": "QuantizeOptions",
     "DEQUANTIZE": "DequantizeOptions", "PAD": "PadOptions", "SQUARED_DIFFERENCE": "SquaredDifferenceOptions",
-    "CONCATENATION": "ConcatenationOptions", "SLICE": "SliceOptions",
+    "DIV": "DivOptions", "CONCATENATION": "ConcatenationOptions", "SLICE": "SliceOptions",
 }  # fmt: skip
 
 

@@ -13,7 +13,6 @@ operator that cannot read them so makes it real.
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +28,9 @@ from vlad.tflite.model import Model, Scale, activation, quantised_weight
 Ranges = Mapping[str, tuple[float, float]]
 PICTURE = (0, 3, 1, 2)  # axes of `[1, height, width, channels]` as ONNX reads them
 RELU, VALID = 1, 1  # ActivationFunctionType, Padding
+_ELSEWHERE = frozenset({"TRANSPOSE", "FULLY_CONNECTED", "CONV_2D", "BATCH_MATMUL", "QUANTIZE", "DEQUANTIZE",
+                        "CONCATENATION", "SLICE", "PAD", "MAX_POOL_2D", "MEAN"})  # fmt: skip
+"""Operators whose result is never made in the place of an operand: no kernel of theirs says that it may."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -113,13 +115,23 @@ class _Translation:
         return self._model
 
     def _refuse_shared_reshapes(self) -> None:
-        """A tensor that a RESHAPE reads and something else too is overwritten before that reads it, where a sum of
-        the reshaped one is made in its place: tflite-runtime 2.14 does that, and ai-edge-litert 2.3 without XNNPACK,
-        which is how it runs with a delegate (tests/tflite_runtime has the least file).
+        """A RESHAPE copies nothing, and a sum or product may be made in the place of an operand: where the reshaped
+        tensor is such an operand, what it was reshaped from is overwritten, though something else still reads it.
+        tflite-runtime 2.14 does that, and ai-edge-litert 2.3 without XNNPACK, which is how it runs with a delegate
+        (tests/tiny_litert.py has the least file).
         """
-        readers = Counter(tensor for _, inputs in self._model.reads for tensor in set(inputs))
-        for kind, inputs in self._model.reads:
-            if kind == "RESHAPE" and readers[inputs[0]] > 1:
+        reads = self._model.reads
+        readers: dict[int, list[tuple[str, int]]] = {}
+        for kind, inputs, output in reads:
+            for tensor in set(inputs):
+                readers.setdefault(tensor, []).append((kind, output))
+
+        def may_overwrite(tensor: int) -> bool:
+            return any(may_overwrite(output) if kind == "RESHAPE" else kind not in _ELSEWHERE
+                       for kind, output in readers.get(tensor, []))  # fmt: skip
+
+        for kind, inputs, output in reads:
+            if kind == "RESHAPE" and len(readers[inputs[0]]) > 1 and may_overwrite(output):
                 raise BundleError(f"block {self._graph.name}: a value is reshaped and read elsewhere too, which some "
                                   "releases of LiteRT compute wrongly")  # fmt: skip
 
@@ -330,11 +342,68 @@ class _Translation:
     def _constant(self, node: onnx.NodeProto) -> None:
         self._constants[node.output[0]] = numpy_helper.to_array(_attributes(node)["value"])
 
+    def _shape(self, node: onnx.NodeProto) -> None:
+        self._constants[node.output[0]] = np.array(self._shapes[node.input[0]], np.int64)
+
+    def _unsqueeze(self, node: onnx.NodeProto) -> None:
+        tensor = self._plain(self._values[node.input[0]])
+        self._set(node.output[0], self._reshaped(tensor, self._shapes[node.output[0]]))
+
     # --- operators in float32 -----------------------------------------------------------------
 
     def _elementwise(self, kind: str, node: onnx.NodeProto) -> None:
         made = self._result(node.output[0], self._shapes[node.output[0]], integer=False)
         self._set(node.output[0], self._model.op(kind, [self._operand(name) for name in node.input], made))
+
+    def _pow(self, node: onnx.NodeProto) -> None:
+        if node.input[1] not in self._constants or self._constants[node.input[1]] != 2:
+            raise BundleError(f"block {self._graph.name}: {node.name}: of powers, only squares are translated")
+        x = self._operand(node.input[0])
+        made = self._result(node.output[0], self._shapes[node.output[0]], integer=False)
+        self._set(node.output[0], self._model.op("MUL", [x, x], made))
+
+    def _reducemean(self, node: onnx.NodeProto) -> None:
+        rank = len(self._shapes[node.input[0]])
+        axes = np.array([int(a) % rank for a in self._constants[node.input[1]]], np.int32)
+        made = self._result(node.output[0], self._shapes[node.output[0]], integer=False)
+        operands = [self._operand(node.input[0]), self._model.constant(f"axes {axes}", axes)]
+        self._set(node.output[0], self._model.op("MEAN", operands, made, keepDims=bool(
+            _attributes(node).get("keepdims", 1))))  # fmt: skip
+
+    def _concat(self, node: onnx.NodeProto) -> None:
+        made = self._result(node.output[0], self._shapes[node.output[0]], integer=False)
+        axis = _attributes(node)["axis"] % len(self._shapes[node.output[0]])
+        operands = [self._operand(name) for name in node.input]
+        self._set(node.output[0], self._model.op("CONCATENATION", operands, made, axis=axis))
+
+    def _tile(self, node: onnx.NodeProto) -> None:
+        """Of one axis: the same again and again."""
+        (axis, count), *more = ((i, int(n)) for i, n in enumerate(self._constants[node.input[1]]) if n > 1)
+        if more:
+            raise BundleError(f"block {self._graph.name}: {node.name}: repeated along more than one axis")
+        made = self._result(node.output[0], self._shapes[node.output[0]], integer=False)
+        operands = [self._operand(node.input[0])] * count
+        self._set(node.output[0], self._model.op("CONCATENATION", operands, made, axis=axis))
+
+    def _split(self, node: onnx.NodeProto) -> None:
+        x = self._operand(node.input[0])
+        axis = _attributes(node).get("axis", 0) % len(self._model.shapes[x])
+        begin = [0] * len(self._model.shapes[x])
+        for name in node.output:
+            shape = self._shapes[name]
+            operands = [x, *(self._model.constant(f"{what} {n}", np.array(n, np.int32))
+                             for what, n in (("begin", begin), ("size", shape)))]  # fmt: skip
+            self._set(name, self._model.op("SLICE", operands, self._result(name, shape, integer=False)))
+            begin[axis] += shape[axis]
+
+    def _div(self, node: onnx.NodeProto) -> None:
+        self._elementwise("DIV", node)
+
+    def _sqrt(self, node: onnx.NodeProto) -> None:
+        self._elementwise("SQRT", node)
+
+    def _sigmoid(self, node: onnx.NodeProto) -> None:
+        self._elementwise("LOGISTIC", node)
 
     def _mul(self, node: onnx.NodeProto) -> None:
         self._elementwise("MUL", node)

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,16 @@ from vlad.backend import PlacedSession, Session, Threads, load_block
 from vlad.build.writer import GOLDEN_TOLERANCE, file_entry, golden, put_in_place, sync, tools, write_manifest
 from vlad.bundle import Bundle
 from vlad.errors import BundleError
+from vlad.fixed_prefill import FixedPrefill
 from vlad.golden import golden_inputs, open_for_check, run_golden
 from vlad.litert import LiteRtSession, version
-from vlad.manifest import ActManifest, Block, Errors, Manifest, Tflite, files
+from vlad.manifest import ActManifest, Block, Errors, Manifest, SmolvlaManifest, Tflite, Value, files
 from vlad.neutron import left_on_cpu
 from vlad.quantize.evaluation import Array, CapturingSession, GraphSession, TimedSession, evaluation_of, load_floats
 from vlad.quantize.judge import Judge, chunk_scale
 from vlad.quantize.observations import Moments
 from vlad.sessions import Load
-from vlad.tflite import ranges, translate
+from vlad.tflite import prefill, ranges, translate
 from vlad.tflite.model import Model
 
 Report = Callable[[str], None]
@@ -76,12 +77,13 @@ def write_bundle(
         (partial / "blocks").mkdir()
         blocks = {block.name: block for block in source.manifest.blocks}
         models = _translated(source, moments, names, partial, report, convolve=convolve)
-        for name, model in models.items():
+        for name, (model, graph) in models.items():
             path = f"blocks/{name}.tflite"
             (partial / path).write_bytes(model.bytes())
             kinds = dict(sorted(Counter(kind for kind, _ in model.operators).items()))
             blocks[name] = msgspec.structs.replace(
                 blocks[name], backend="litert", dtype="int8", file=file_entry(partial, path),
+                inputs=_values(graph.input), outputs=_values(graph.output),
                 tflite=Tflite(
                     source=source.path.name, manifest_sha256=source.manifest_sha256, dataset=dataset.name,
                     errors=Errors(chunk_mae=0, chunk_max=0, cosine=1), observations=len(moments.verify),
@@ -141,13 +143,16 @@ def _copy_rest(source: Bundle, partial: Path, names: Sequence[str]) -> None:
 
 def _translated(
     source: Bundle, moments: Moments, names: Sequence[str], scratch: Path, report: Report, *, convolve: bool
-) -> dict[str, Model]:
+) -> dict[str, tuple[Model, onnx.GraphProto]]:
     """Each block as a model, its ranges from the calibrating observations."""
     evaluation = evaluation_of(source)
     floats = load_floats(source, evaluation.blocks, Threads())
-    models: dict[str, Model] = {}
+    models: dict[str, tuple[Model, onnx.GraphProto]] = {}
     for name in names:
-        graph = translate.inlined(onnx.load(str(source.file(source.block(name).file))))
+        loaded = onnx.load(str(source.file(source.block(name).file)))
+        if name == "prefill" and isinstance(source.manifest, SmolvlaManifest):
+            loaded = prefill.fixed(loaded, prefill.rows_of(source.manifest))
+        graph = translate.inlined(loaded)
         wanted = translate.integer_values(graph)
         path = scratch / f"{name}.capturing.onnx"
         ranges.capturing(graph, wanted, path)
@@ -157,7 +162,8 @@ def _translated(
             seen[value].add(x)
 
         session = CapturingSession(GraphSession(path, Threads()), wanted, take)
-        sessions: dict[str, Session] = {**floats, name: session}
+        block = msgspec.structs.replace(source.block(name), inputs=_values(graph.graph.input))
+        sessions: dict[str, Session] = {**floats, name: _adapted(block, session)}
         for i, observation in enumerate(moments.calibrate):
             report(f"{name}: calibrating {i + 1}/{len(moments.calibrate)}")
             evaluation.trace(sessions, observation)
@@ -167,8 +173,17 @@ def _translated(
         chosen = {value: each.range() for value, each in seen.items()}
         if "image" in chosen:
             chosen["image"] = pixel_range(source.manifest)
-        models[name] = translate.translate(graph, chosen, convolve=convolve)
+        models[name] = translate.translate(graph, chosen, convolve=convolve), graph.graph
     return models
+
+
+def _adapted(block: Block, session: Session) -> Session:
+    """A session of the block in `.tflite`, with the signature of the ONNX block."""
+    return FixedPrefill(block, session) if block.name == "prefill" else session
+
+
+def _values(values: Iterable[onnx.ValueInfoProto]) -> list[Value]:
+    return [Value(name=v.name, shape=[d.dim_value for d in v.type.tensor_type.shape.dim]) for v in values]
 
 
 def _judged(source: Bundle, moments: Moments, root: Path, blocks: Sequence[Block], report: Report) -> Outcome:
@@ -183,7 +198,7 @@ def _judged(source: Bundle, moments: Moments, root: Path, blocks: Sequence[Block
     for block in blocks:
         report(f"judging: {block.name}")
         assert block.tflite is not None
-        session = sessions[block.name] = TimedSession(LiteRtSession(unsealed, block, Threads()))
+        session = sessions[block.name] = TimedSession(_adapted(block, LiteRtSession(unsealed, block, Threads())))
         cosine, error = judge.block(block.name, judge.traces({block.name: session}))
         found.append(Written(
             block.name, source.block(block.name).file.bytes, block.file.bytes, block.tflite.operators,
