@@ -6,6 +6,7 @@ not assumed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from collections import Counter
@@ -170,8 +171,9 @@ class OnnxRuntimeSession:
             else:
                 options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         where = bundle.path / block.file.path
-        with tempfile.TemporaryDirectory(prefix="vlad-") as scratch:
+        with contextlib.ExitStack() as stack:
             if target.accelerated:
+                scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="vlad-"))
                 options.enable_profiling, options.profile_file_prefix = True, str(Path(scratch, block.name))
             with bundle.opened(block.file) as path:
                 refuse_external_data(path, str(where))

@@ -16,8 +16,8 @@ from vlad.errors import ConfigError, VladError
 TOOLS = {
     "build": ("vlad.build.command", "build a policy bundle from a LeRobot checkpoint", "build"),
     "quantize": ("vlad.quantize.command", "make a bundle smaller and faster, within measured error", "quantize"),
-    "tflite": ("vlad.tflite.command", "write blocks as int8 .tflite, for a neural processing unit", "quantize,litert"),
-    "convert": ("vlad.tflite.convert", "have .tflite blocks compiled by NXP's converter for a Neutron NPU", "litert"),
+    "tflite": ("vlad.tflite.command", "write blocks as int8 .tflite, for an NPU", "build,quantize,litert"),
+    "convert": ("vlad.tflite.convert", "have .tflite blocks compiled for a Neutron NPU", "build,quantize,litert"),
     "check": ("vlad.check", "verify a bundle: integrity, shapes, golden inputs and outputs", ""),
     "plan": ("vlad.plan.command", "will a policy fit a board, and what to change so that it does", "build,report"),
     "sign": ("vlad.sign", "sign a bundle, or make a key to sign with", "sign"),

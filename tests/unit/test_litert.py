@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -128,6 +129,21 @@ def test_each_backend_has_its_own_way_to_an_accelerator(bundle: Bundle, library:
         load_block(bundle, "vision", Threads(), Target(provider="NeutronExecutionProvider"))
     with pytest.raises(ConfigError, match="expert: is an ONNX graph, and a delegate is for LiteRT"):
         load_block(bundle, "expert", Threads(), Target(delegate=library))
+
+
+def test_pool_threads_are_pinned_and_end_with_the_session(bundle: Bundle) -> None:
+    core = max(os.sched_getaffinity(0))
+    before, ours = set(os.listdir("/proc/self/task")), os.sched_getaffinity(0)
+    session = load_block(bundle, "vision", Threads(count=2, affinity=(core,)))
+    session.run(image())
+    added = [os.sched_getaffinity(int(t)) for t in os.listdir("/proc/self/task") if t not in before]
+    assert added == [{core}]
+    assert os.sched_getaffinity(0) == ours, "the caller is where it was"
+    session.close()
+    assert set(os.listdir("/proc/self/task")) == before
+    session = load_block(bundle, "vision", Threads(count=1))
+    session.run(image())
+    assert set(os.listdir("/proc/self/task")) == before, "one thread means no pool"
 
 
 # --- the delegate -----------------------------------------------------------------------------

@@ -59,16 +59,33 @@ def written(
     return {name: bundles.load(root / f"{name}.vlad") for name in sources}
 
 
-def interpreted(model: Model, given: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    from ai_edge_litert.interpreter import Interpreter
+class Interpreted:
+    """A model as a session. plain: without XNNPACK, as with a delegate."""
 
-    interpreter = Interpreter(model_content=model.bytes())
-    interpreter.allocate_tensors()
-    for detail in interpreter.get_input_details():
-        interpreter.set_tensor(detail["index"], given[detail["name"]])
-    interpreter.invoke()
-    (detail,) = interpreter.get_output_details()
-    found: NDArray[np.float32] = interpreter.get_tensor(detail["index"])
+    def __init__(self, model: Model, *, plain: bool = False) -> None:
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+        self._interpreter = Interpreter(
+            model_content=model.bytes(),
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+            if plain else OpResolverType.AUTO,
+        )  # fmt: skip
+        self._interpreter.allocate_tensors()
+
+    def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        for detail in self._interpreter.get_input_details():
+            self._interpreter.set_tensor(detail["index"], inputs[detail["name"]])
+        self._interpreter.invoke()
+        return {d["name"]: self._interpreter.get_tensor(d["index"]) for d in self._interpreter.get_output_details()}
+
+    def close(self) -> None:
+        pass
+
+
+def interpreted(
+    model: Model, given: Mapping[str, NDArray[np.float32]], *, plain: bool = False
+) -> NDArray[np.float32]:
+    (found,) = Interpreted(model, plain=plain).run(given).values()
     return found
 
 
@@ -87,15 +104,17 @@ def pictures(bundle: Bundle, count: int) -> list[dict[str, NDArray[np.float32]]]
 
 @pytest.mark.parametrize("name", POLICIES)
 @pytest.mark.parametrize("convolve", [False, True])
+@pytest.mark.parametrize("plain", [False, True])
 def test_in_float32_it_computes_what_the_graph_computes(
-    sources: dict[str, Bundle], name: str, convolve: bool
+    sources: dict[str, Bundle], name: str, convolve: bool, plain: bool
 ) -> None:
     source = sources[name]
     here = load_block(source, "vision", Threads())
     model = translate(graph_of(source), None, convolve=convolve)
     for given in pictures(source, 2):
         expected = here.run(given)["tokens"]
-        np.testing.assert_allclose(interpreted(model, given), expected, atol=2e-5 * np.abs(expected).max())
+        found = interpreted(model, given, plain=plain)
+        np.testing.assert_allclose(found, expected, atol=2e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -123,35 +142,19 @@ def observation(bundle: Bundle, n: int, seed: int = 0) -> dict[str, NDArray[np.f
     return {name: generator.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
 
 
-class Interpreted:
-    """A model as a session."""
-
-    def __init__(self, model: Model) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        self._interpreter = Interpreter(model_content=model.bytes())
-        self._interpreter.allocate_tensors()
-
-    def run(self, inputs: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-        for detail in self._interpreter.get_input_details():
-            self._interpreter.set_tensor(detail["index"], inputs[detail["name"]])
-        self._interpreter.invoke()
-        return {d["name"]: self._interpreter.get_tensor(d["index"]) for d in self._interpreter.get_output_details()}
-
-    def close(self) -> None:
-        pass
-
-
 def fixed_block(bundle: Bundle, graph: onnx.GraphProto) -> Block:
     inputs = [Value(name=v.name, shape=[d.dim_value for d in v.type.tensor_type.shape.dim]) for v in graph.input]
     return msgspec.structs.replace(bundle.block("prefill"), inputs=inputs)
 
 
-def test_a_prefill_of_fixed_shapes_is_exact_for_every_number_of_tokens(sources: dict[str, Bundle]) -> None:
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_prefill_of_fixed_shapes_is_exact_for_every_number_of_tokens(
+    sources: dict[str, Bundle], plain: bool
+) -> None:
     """Whatever is filled up, hidden or turned elsewhere: the same keys and values."""
     source = sources["smolvla"]
     graph = inlined(fixed(onnx.load(str(source.file(source.block("prefill").file))), 20))
-    session = FixedPrefill(fixed_block(source, graph.graph), Interpreted(translate(graph, None)))
+    session = FixedPrefill(fixed_block(source, graph.graph), Interpreted(translate(graph, None), plain=plain))
     here = load_block(source, "prefill", Threads())
     for n in (20, 1, 13, 20, 0):
         given = observation(source, n, n)
