@@ -37,21 +37,20 @@ def build_expert(arch: Architecture, weights: SafeTensors) -> Graph:
         (graph.input(f"context_key{i}", shape), graph.input(f"context_value{i}", shape)) for i in arch.expert_at
     ]
 
-    tables = rope_tables(arch.head_dim, arch.max_prefix + chunk)
-    start = graph.dimension(context[0][0], 0)
-    end = graph.op("Add", start, graph.integers([chunk]))
+    sees_itself = len(arch.cross_layers) < len(arch.expert_at)
+    tables = rope_tables(arch.head_dim, chunk + (arch.max_prefix if sees_itself else 0))
     cos, sin = (graph.weight(name, table) for name, table in zip(("rope_cos", "rope_sin"), tables, strict=True))
     first, last = graph.integers([0]), graph.integers([chunk])
-    causal = graph.weight("causal_mask", np.tril(np.full((chunk, chunk), _HIDDEN, np.float32), k=-1))
-    shown = graph.op("Concat", start, last, axis=0)
-    model = _Model(
-        graph,
-        arch,
-        weights,
-        shifted=(graph.slice(cos, start, end, 0), graph.slice(sin, start, end, 0)),
-        based=(graph.slice(cos, first, last, 0), graph.slice(sin, first, last, 0)),
-        causal=graph.op("Concat", graph.op("Expand", graph.scalar(0.0), shown), causal, axis=0),
-    )
+    based = shifted = graph.slice(cos, first, last, 0), graph.slice(sin, first, last, 0)
+    causal = ""
+    if sees_itself:
+        start = graph.dimension(context[0][0], 0)
+        end = graph.op("Add", start, last)
+        shifted = graph.slice(cos, start, end, 0), graph.slice(sin, start, end, 0)
+        mask = graph.weight("causal_mask", np.tril(np.full((chunk, chunk), _HIDDEN, np.float32), k=-1))
+        shown = graph.op("Expand", graph.scalar(0.0), graph.op("Concat", start, last, axis=0))
+        causal = graph.op("Concat", shown, mask, axis=0)
+    model = _Model(graph, arch, weights, shifted=shifted, based=based, causal=causal)
 
     hidden = _embed(graph, x, time, arch, weights)
     for index in range(len(arch.expert_at)):
@@ -109,7 +108,8 @@ def _embed(graph: Graph, x: str, time: str, arch: Architecture, weights: SafeTen
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Model:
     """What every layer shares. `shifted` and `based` are (cos, sin) from the end of the prefix and
-    from 0, `causal` the mask `[s + chunk, chunk]` of prefix and actions.
+    from 0, `causal` the mask `[s + chunk, chunk]` of prefix and actions; where no layer attends to the actions
+    themselves, there is neither the first nor the last.
     """
 
     graph: Graph
