@@ -109,10 +109,12 @@ def main() -> int:
         "vlad float32": [*ours, str(float32), threads, "vlad"],
         "vlad bfloat16": [*ours, str(bfloat16), threads, "vlad"],
     }
-    ways = {name: Way(name, command) for name, command in commands.items() if name not in args.skip}
+    ways: dict[str, Way] = {}
     try:
-        for way in ways.values():
-            way.ask(str(CASE))  # warm-up
+        for name, command in commands.items():
+            if name not in args.skip:
+                ways[name] = Way(name, command)
+                ways[name].ask(str(CASE))  # warm-up, before the next one starts: how soon it is ready counts
         peaks: dict[str, float] = {}
         for _ in range(args.rounds):
             for way in ways.values():
