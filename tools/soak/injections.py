@@ -311,7 +311,7 @@ INJECTIONS: tuple[Injection, ...] = (
     Injection("displaced", spoil(displaced), ("chunk_jump",), unspoilt, (2000, 9000),
               ("action_out_of_limits",), may=True),
     Injection("misshapen", spoil(misshapen), ("action_out_of_limits",), unspoilt, (6000, 12000), may=True),
-    Injection("noisy", spoil(noisy), ("chunk_jump",), unspoilt, (2000, 20000), ("action_out_of_limits",), may=True),
+    Injection("noisy", spoil(noisy), ("action_out_of_limits", "chunk_jump"), unspoilt, (2000, 20000), may=True),
     Injection("old_frames", old_frames, ("stale_chunk",), fresh_frames, (4000, 15000), may=True),
     Injection("future_frames", future_frames, (), fresh_frames),
     Injection("inference_fails", inference_fails, ("inference_failed",), inference_works, (3000, 6000)),
