@@ -321,6 +321,17 @@ def test_a_range_leaves_out_what_is_alone_out_there() -> None:
     assert seen.range()[1] < 10
 
 
+def test_a_range_holds_the_few_channels_that_are_large() -> None:
+    """Every 96th value of 768 channels is of the same eight."""
+    generator = np.random.default_rng(0)
+    values = generator.standard_normal((256, 768)).astype(np.float32)
+    values[:, 5::96] *= 6
+    seen = Seen()
+    seen.add(values)
+    low, high = seen.range()
+    assert low < -8 and high > 8
+
+
 # --- the bundle -------------------------------------------------------------------------------
 
 
