@@ -52,7 +52,7 @@ def dataset(meta: Path, root: Path, size: tuple[int, int] = (64, 48)) -> Path:
 def convert(source: Path, data: Path, out: Path, *more: str) -> int:
     """`vlad tflite`. The budget is wide: these weights are random, and held-out pictures of another brightness."""
     return main(["tflite", str(source), "--calibrate", str(data), "-o", str(out), "--observations", "2",
-                 "--budget", "0.9", *more])  # fmt: skip
+                 "--budget", "0.9", "--cosine", "-1", *more])  # fmt: skip
 
 
 def extremes(model: onnx.ModelProto, inputs: list[Arrays]) -> dict[str, tuple[float, float]]:

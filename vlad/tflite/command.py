@@ -15,6 +15,7 @@ from vlad.build.progress import Progress
 from vlad.bundle import Bundle
 from vlad.errors import BundleError
 from vlad.quantize.command import count, names, share
+from vlad.quantize.judge import Gate
 from vlad.quantize.observations import read_moments
 from vlad.tflite.writer import Outcome, write_bundle
 
@@ -37,9 +38,8 @@ def parser() -> argparse.ArgumentParser:
                    help="to calibrate with, and twice as many to judge with (default 8)")
     p.add_argument("--budget", type=share, default=0.01, metavar="SHARE",
                    help="greatest mean error of a chunk, as a share of each joint's range (default 0.01)")
-    p.add_argument("--convolve", action="store_true",
-                   help="write matrix products as 1x1 convolutions: right in LiteRT releases that compute "
-                   "FULLY_CONNECTED with a scale for each channel wrongly, as tflite-runtime 2.14 does")
+    p.add_argument("--cosine", type=float, default=0.99, metavar="C",
+                   help="least cosine of any flow step's velocities, or of a chunk without a flow (default 0.99)")
     p.add_argument("--seed", type=int, default=0, help="of the noise that chunks start from (default 0)")
     p.add_argument("--force", action="store_true", help="replace an existing bundle")
     p.add_argument("--json", action="store_true", help="print everything that was measured as one JSON object")
@@ -52,17 +52,16 @@ def main(argv: Sequence[str]) -> int:
     if args.output.exists() and not args.force:
         raise BundleError(f"{args.output}: exists already; give another -o, or --force to replace it")
     bundle = bundles.load(args.bundle)
-    for name in args.blocks:
-        block = bundle.block(name)
-        if block.backend != "onnxruntime" or block.dtype != "float32":
-            raise BundleError(f"{args.bundle}: block {name} is {block.dtype} for {block.backend}: start from the "
-                              "bundle that `vlad build` wrote, or leave it out with --blocks")  # fmt: skip
+    for block in (*map(bundle.block, args.blocks), *bundle.manifest.blocks):
+        if block.backend != "onnxruntime" or (block.dtype != "float32" and block.name in args.blocks):
+            raise BundleError(f"{args.bundle}: block {block.name} is {block.dtype} for {block.backend}: start from the "
+                              "bundle that `vlad build` or `vlad quantize` wrote")  # fmt: skip
     args.output.parent.mkdir(parents=True, exist_ok=True)
     with Progress("writing .tflite", None, quiet=args.json) as progress:
         moments = read_moments(args.calibrate, bundle.manifest, args.observations, args.seed, progress.advance)
         written, outcome = write_bundle(
-            bundle, moments, args.blocks, args.output, dataset=args.calibrate, budget=args.budget,
-            convolve=args.convolve, report=progress.advance,
+            bundle, moments, args.blocks, args.output, dataset=args.calibrate, gate=Gate(args.cosine, args.budget),
+            report=progress.advance,
         )  # fmt: skip
     if args.json:
         golden = written.manifest.golden

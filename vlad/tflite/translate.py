@@ -66,20 +66,17 @@ def integer_values(model: onnx.ModelProto) -> list[str]:
     return list(asked)
 
 
-def translate(model: onnx.ModelProto, ranges: Ranges | None, *, convolve: bool = False) -> Model:
+def translate(model: onnx.ModelProto, ranges: Ranges | None) -> Model:
     """The `.tflite` of an inlined model. ranges: of each of its `integer_values`; None: all of it in float32, which
-    is how the translation itself is proved. convolve: matrix products as 1x1 convolutions. Raises BundleError for
-    an operator that it does not know.
+    is how the translation itself is proved. Raises BundleError for an operator that it does not know.
     """
-    return _Translation(model, None if ranges is None else ranges.__getitem__, convolve).run()
+    return _Translation(model, None if ranges is None else ranges.__getitem__).run()
 
 
 class _Translation:
-    def __init__(
-        self, model: onnx.ModelProto, range_of: Callable[[str], tuple[float, float]] | None, convolve: bool = False
-    ) -> None:
+    def __init__(self, model: onnx.ModelProto, range_of: Callable[[str], tuple[float, float]] | None) -> None:
         graph = model.graph
-        self._graph, self._range_of, self._convolve = graph, range_of, convolve
+        self._graph, self._range_of = graph, range_of
         self._model = Model(graph.name)
         self._constants: dict[str, NDArray[Any]] = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
         self._values: dict[str, _Value] = {}
@@ -292,16 +289,8 @@ class _Translation:
                 bias, name = self._constants[other], add.output[0]
                 self._done.add(id(add))
         name, activated = self._activated(name)
-        given, shape = self._plain(self._int8(x)), self._shapes[name]
-        if not self._convolve:
-            self._set(name, self._weighted("FULLY_CONNECTED", given, (y, weight, bias), name, shape,
-                                           fusedActivationFunction=activated))  # fmt: skip
-            return
-        rows = self._reshaped(given, (1, shape[0], 1, weight.shape[1]))
-        picture = (1, shape[0], 1, shape[1])
-        made = self._weighted("CONV_2D", rows, (y, weight[:, None, None, :], bias), name, picture, padding=VALID,
-                              strideH=1, strideW=1, fusedActivationFunction=activated)  # fmt: skip
-        self._set(name, self._reshaped(made, shape))
+        self._set(name, self._weighted("FULLY_CONNECTED", self._plain(self._int8(x)), (y, weight, bias), name,
+                                       self._shapes[name], fusedActivationFunction=activated))  # fmt: skip
 
     def _add(self, node: onnx.NodeProto) -> None:
         x, y = node.input

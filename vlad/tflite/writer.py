@@ -25,7 +25,7 @@ from vlad.litert import LiteRtSession, version
 from vlad.manifest import ActManifest, Block, Errors, Manifest, SmolvlaManifest, Tflite, Value, files
 from vlad.neutron import left_on_cpu
 from vlad.quantize.evaluation import Array, CapturingSession, GraphSession, TimedSession, evaluation_of, load_floats
-from vlad.quantize.judge import Judge, chunk_scale
+from vlad.quantize.judge import Gate, Judge, chunk_scale
 from vlad.quantize.observations import Moments
 from vlad.sessions import Load
 from vlad.tflite import prefill, ranges, translate
@@ -62,13 +62,12 @@ class Outcome:
 
 
 def write_bundle(
-    source: Bundle, moments: Moments, names: Sequence[str], target: Path, *, dataset: Path, budget: float,
-    convolve: bool, report: Report,
+    source: Bundle, moments: Moments, names: Sequence[str], target: Path, *, dataset: Path, gate: Gate,
+    report: Report,
 ) -> tuple[Bundle, Outcome]:  # fmt: skip
     """`target`, in place of what was there, with these blocks of `source` in int8.
 
-    budget: the greatest mean error of a chunk, as a share of each joint's range. Raises BundleError, and then
-    `target` is as before.
+    gate: what they may do to the policy together. Raises BundleError, and then `target` is as before.
     """
     partial = target.parent / f".{target.name}.partial-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
@@ -76,7 +75,7 @@ def write_bundle(
         (partial / "golden").mkdir(parents=True)
         (partial / "blocks").mkdir()
         blocks = {block.name: block for block in source.manifest.blocks}
-        models = _translated(source, moments, names, partial, report, convolve=convolve)
+        models = _translated(source, moments, names, partial, report)
         for name, (model, graph) in models.items():
             path = f"blocks/{name}.tflite"
             (partial / path).write_bytes(model.bytes())
@@ -92,11 +91,12 @@ def write_bundle(
             )  # fmt: skip
         _copy_rest(source, partial, names)
         outcome = _judged(source, moments, partial, [blocks[name] for name in names], report)
-        if not outcome.errors.chunk_mae <= budget:
+        if not gate.passes(outcome.errors):
             raise BundleError(
                 f"{target}: not written: with {', '.join(names)} in int8 a chunk is off by "
-                f"{outcome.errors.chunk_mae:.5f} of the joints' range on average, {budget:g} is allowed (--budget); "
-                "alone: " + ", ".join(f"{b.name} {b.error:.4f} of its outputs" for b in outcome.blocks)
+                f"{outcome.errors.chunk_mae:.5f} of the joints' range on average, {gate.chunk_mae:g} is allowed "
+                f"(--budget), and the least cosine is {outcome.errors.cosine:.5f}, more than {gate.cosine:g} is needed "
+                "(--cosine); alone: " + ", ".join(f"{b.name} {b.error:.4f} of its outputs" for b in outcome.blocks)
             )
         for name in names:
             record = blocks[name].tflite
@@ -142,7 +142,7 @@ def _copy_rest(source: Bundle, partial: Path, names: Sequence[str]) -> None:
 
 
 def _translated(
-    source: Bundle, moments: Moments, names: Sequence[str], scratch: Path, report: Report, *, convolve: bool
+    source: Bundle, moments: Moments, names: Sequence[str], scratch: Path, report: Report
 ) -> dict[str, tuple[Model, onnx.GraphProto]]:
     """Each block as a model, its ranges from the calibrating observations."""
     evaluation = evaluation_of(source)
@@ -173,7 +173,7 @@ def _translated(
         chosen = {value: each.range() for value, each in seen.items()}
         if "image" in chosen:
             chosen["image"] = pixel_range(source.manifest)
-        models[name] = translate.translate(graph, chosen, convolve=convolve), graph.graph
+        models[name] = translate.translate(graph, chosen), graph.graph
     return models
 
 
