@@ -34,12 +34,13 @@ Arrays = Mapping[str, NDArray[np.float32]]
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a block is to run on: an execution provider of ONNX Runtime, or a LiteRT delegate, by the path of its
-    library and with its options. allow_cpu_fallback: the CPU may run what that does not take. driver, firmware:
+    """What a block is to run on: an execution provider of ONNX Runtime, or a LiteRT delegate by the path of its
+    library, with its options. allow_cpu_fallback: the CPU may run what that does not take. driver, firmware:
     files that hold the versions of a Neutron NPU's, for a block that was converted for one.
     """
 
     provider: str = CPU_PROVIDER
+    provider_options: dict[str, str] = {}
     delegate: str | None = None
     delegate_options: dict[str, str] = {}
     allow_cpu_fallback: bool = False
@@ -164,7 +165,7 @@ class OnnxRuntimeSession:
                 f"block {block.name}: execution provider {provider} is not in this ONNX Runtime "
                 f"(it has {ort.get_available_providers()})"
             )
-        providers = [provider]
+        providers: list[Any] = [(provider, dict(target.provider_options))]
         if target.accelerated:
             if target.allow_cpu_fallback:
                 providers.append(CPU_PROVIDER)
@@ -241,18 +242,24 @@ def placed(nodes: Iterable[tuple[str, str]]) -> Placement:
     )
 
 
-def refuse_cpu(name: str, placement: Placement, provider: str, target: Target, border: str = "") -> None:
+def refuse_cpu(
+    name: str, placement: Placement, provider: str, target: Target, *, border: str = "",
+    expected: Mapping[str, int] | None = None,
+) -> None:  # fmt: skip
     """Raises BundleError for a block that was to be on the accelerator `provider` and is not, whole or in part.
 
-    border: a provider that stands for the conversion of inputs and outputs, which may be on the CPU.
+    border: a provider that stands for the conversion of inputs and outputs, which may be on the CPU. expected: how
+    many nodes of each operator may be there besides, because what made the block said so.
     """
     if not target.accelerated or target.allow_cpu_fallback:
         return
     elsewhere = [p for p in placement if p.provider not in (provider, border)]
-    if not elsewhere and any(p.provider == provider for p in placement):
+    found = sum((Counter(p.operators) for p in elsewhere), Counter[str]())
+    if any(p.provider == provider for p in placement) and not found - Counter(expected or {}):
         return
+    but = f" (of which {dict(sorted(expected.items()))} were to stay there)" if expected else ""
     raise BundleError(
-        f"block {name} was to run on {provider}: " + "; ".join(p.words for p in elsewhere or placement)
+        f"block {name} was to run on {provider}: " + "; ".join(p.words for p in elsewhere or placement) + but
         + f"; convert it for this board, or set block.{name}.allow_cpu_fallback = true"
     )
 

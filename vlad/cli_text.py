@@ -33,6 +33,9 @@ def status_text(status: Mapping[str, Any], now_ns: int, colour: bool) -> str:
     rows.append(("servo", _servo(status.get("servo") or {})))
     if workers := status.get("workers") or {}:
         rows.append(("workers", ", ".join(_worker(name, worker) for name, worker in workers.items())))
+    for name, where in (status.get("blocks") or {}).items():
+        if any(w.get("nodes") is not None for w in where.values()):  # it was to be on an accelerator
+            rows.append(("placed", f"{name}: " + ", ".join(f"{w['nodes']} nodes on {on}" for on, w in where.items())))
     faults = status.get("faults") or []
     rows.append(("faults", _painted("none", None) if not faults else f"{len(faults)}"))
     for fault in faults:

@@ -283,6 +283,8 @@ def _check_blocks(config: Config) -> None:
             fail(config.path, f"{key}.allow_cpu_fallback", f"needs {key}.provider or .delegate: this is the CPU")
         if block.delegate is not None and block.provider != CPU_PROVIDER:
             fail(config.path, f"{key}.delegate", f"is for LiteRT, {key}.provider for ONNX Runtime: a block has one")
+        if block.provider_options and block.provider == CPU_PROVIDER:
+            fail(config.path, f"{key}.provider_options", f"needs {key}.provider: this is the CPU")
         if block.delegate_options and block.delegate is None:
             fail(config.path, f"{key}.delegate_options", f"needs {key}.delegate")
         bound_ms = getattr(config.stage, stage).bound_ms

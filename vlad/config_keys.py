@@ -282,6 +282,7 @@ class BlockKeys(_Table, frozen=True, kw_only=True):
     provider: Annotated[
         Name, _key("ONNX Runtime's execution provider; one that is absent or does not take the graph is an error")
     ] = CPU_PROVIDER
+    provider_options: Annotated[dict[str, str], _key("what the provider is told")] = {}
     delegate: Annotated[
         Path | None,
         _key("library of a LiteRT delegate, for a block in `.tflite`: `/usr/lib/libneutron_delegate.so`; one that does "
@@ -293,7 +294,11 @@ class BlockKeys(_Table, frozen=True, kw_only=True):
     ] = NEUTRON_DRIVER
     firmware: Annotated[Path, _key("likewise of its firmware")] = NEUTRON_FIRMWARE
     allow_cpu_fallback: Annotated[
-        bool, _key("let the CPU run what provider or delegate does not take, instead of refusing the bundle")
+        bool,
+        _key(
+            "let the CPU run what provider or delegate does not take, instead of refusing the bundle; what the "
+            "bundle itself says must stay on the CPU (docs/npu.md) needs no such word"
+        ),
     ] = False
     worker: Annotated[
         bool | None,

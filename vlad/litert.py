@@ -94,7 +94,8 @@ class LiteRtSession:
             self.placement = placement_of(
                 ops, set(self._inputs.values()), set(self._outputs.values()), target.delegate
             )
-            refuse_cpu(block.name, self.placement, target.delegate, target, BORDER)
+            stays = {} if block.tflite is None else block.tflite.cpu_operators
+            refuse_cpu(block.name, self.placement, target.delegate, target, border=BORDER, expected=stays)
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
         """See vlad.backend.Session."""

@@ -14,7 +14,7 @@ import pytest
 
 from tests.tiny_smolvla import build
 from vlad import bundle as bundles
-from vlad.backend import OnnxRuntimeSession, Target, Threads, load_block
+from vlad.backend import OnnxRuntimeSession, Placed, Target, Threads, load_block, placed, refuse_cpu
 from vlad.bundle import Bundle
 from vlad.errors import BlockFailed, BundleError, ConfigError
 
@@ -85,11 +85,28 @@ def test_a_block_that_lands_on_the_cpu_is_an_error_unless_allowed(bundle: Bundle
     block, threads = bundle.block("vision"), Threads()
     with pytest.raises(BundleError, match=f"cannot load it on {other}"):
         OnnxRuntimeSession(bundle, block, threads, Target(provider=other))
-    session = OnnxRuntimeSession(bundle, block, threads, Target(provider=other, allow_cpu_fallback=True))
+    target = Target(provider=other, provider_options={"some": "word"}, allow_cpu_fallback=True)
+    session = OnnxRuntimeSession(bundle, block, threads, target)
     found, = session.placement
     assert (found.provider, found.partitions) == ("CPUExecutionProvider", 1)
     assert found.operators["Conv"] == 1 and "LayerNormalization" in found.operators, "nodes are read back by kind"
     session.close()
+
+
+def test_partitions_are_runs_of_nodes_on_one_provider() -> None:
+    found = placed([("npu", "MatMul"), ("npu", "MatMul"), ("cpu", "Softmax"), ("npu", "MatMul")])
+    assert found == (Placed(provider="npu", operators={"MatMul": 3}, partitions=2),
+                     Placed(provider="cpu", operators={"Softmax": 1}, partitions=1))  # fmt: skip
+    target = Target(provider="npu")
+    with pytest.raises(BundleError, match=r"was to run on npu: cpu: 1 nodes in 1 partitions \(1 Softmax\)"):
+        refuse_cpu("vision", found, "npu", target)
+    with pytest.raises(BundleError, match=r"\(of which {'MatMul': 9} were to stay there\)"):
+        refuse_cpu("vision", found, "npu", target, expected={"MatMul": 9})
+    with pytest.raises(BundleError, match="cpu: 1 nodes"):
+        refuse_cpu("vision", found[1:], "npu", target, expected={"Softmax": 1})
+    refuse_cpu("vision", found, "npu", target, expected={"Softmax": 1})
+    refuse_cpu("vision", found[:1], "npu", target)
+    refuse_cpu("vision", found[1:], "npu", Target(provider="npu", allow_cpu_fallback=True))
 
 
 def test_an_unknown_block_is_an_error(bundle: Bundle) -> None:

@@ -13,6 +13,7 @@ from vlad import bundle as bundles
 from vlad.backend import Target, Threads, load_block
 from vlad.bundle import Bundle
 from vlad.errors import BundleError, ConfigError
+from vlad.litert import LiteRtSession
 from vlad.manifest import Converter
 from vlad.neutron import check_versions, versions_in
 from vlad.tflite.convert import main
@@ -75,6 +76,20 @@ def test_on_its_accelerator_it_computes_what_it_did(
     assert placement[library] == {"NeutronGraph": 13}
     expected = load_block(source, "vision", Threads(), msgspec.structs.replace(target)).run(image)["tokens"]
     np.testing.assert_array_equal(session.run(image)["tokens"], expected)
+
+
+def test_what_the_converter_left_to_the_cpu_may_be_there_and_no_more(
+    converted: Bundle, library: str, tmp_path: Path
+) -> None:
+    """The manifest says what stays: that needs no `allow_cpu_fallback`, and one node more is an error."""
+    files = board(tmp_path)
+    load_block(converted, "vision", Threads(), Target(delegate=library, **files)).close()
+    with pytest.raises(BundleError, match=r"CPU: .*SOFTMAX.* were to stay there"):
+        block = converted.block("vision")
+        assert block.tflite is not None
+        fewer = {kind: n - (kind == "SOFTMAX") for kind, n in block.tflite.cpu_operators.items()}
+        block = msgspec.structs.replace(block, tflite=msgspec.structs.replace(block.tflite, cpu_operators=fewer))
+        LiteRtSession(converted, block, Threads(), Target(delegate=library, **files))
 
 
 def test_without_an_accelerator_it_is_refused_by_name(converted: Bundle) -> None:
