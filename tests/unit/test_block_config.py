@@ -46,7 +46,7 @@ def test_accelerators_are_in_workers_and_the_cpu_is_not_unless_told(
     ("[block.vision]\nallow_cpu_fallback = true\n", r"block\.vision\.allow_cpu_fallback.*this is the CPU"),
     ('[block.vision]\nprovider_options = { a = "b" }\n', r"block\.vision\.provider_options.*this is the CPU"),
     ('[block.vision]\ndelegate_options = { a = "b" }\n', r"vision\.delegate_options.*needs block\.vision\.delegate"),
-    ('[block.vision]\nprovider = "NeutronExecutionProvider"\ndelegate = "/x.so"\n', r"block\.vision\.delegate.*has one"),
+    ('[block.vision]\nprovider = "NeutronExecutionProvider"\ndelegate = "/x.so"\n', r"vision\.delegate.*has one"),
     ("[block.prefill]\nworker = true\ntimeout_ms = 2000\n[stage.vision]\nbound_ms = 900\n",
      r"block\.prefill\.timeout_ms.*above stage\.vision\.bound_ms"),
     ("[block.head]\nworker = true\n", r"block\.head.*unknown"),

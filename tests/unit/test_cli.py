@@ -81,6 +81,14 @@ def test_status_text_names_the_workers_and_what_is_wrong_with_one() -> None:
     assert "workers      vision (2 restarts), expert DOWN (it died)\n" in text
 
 
+def test_status_text_says_where_an_accelerated_block_landed() -> None:
+    blocks = {"vision": {"/usr/lib/npu.so": {"nodes": 13, "partitions": 9}, "CPU": {"nodes": 2, "partitions": 1}},
+              "expert": {"CPUExecutionProvider": {"nodes": None, "partitions": 1}}}  # fmt: skip
+    text = status_text({"mode": "ready", "blocks": blocks}, 0, False)
+    assert [line for line in text.splitlines() if "placed" in line] == [
+        "placed       vision: 13 nodes on /usr/lib/npu.so, 2 nodes on CPU"]  # fmt: skip
+
+
 def test_status_text_of_an_empty_and_a_coloured_status() -> None:
     assert "engageable   yes" in status_text({"mode": "ready"}, 0, False)
     text = status_text({**STATUS, "mode": "faulted"}, 3_500_000_000, True)
