@@ -146,6 +146,10 @@ def test_a_stop_needs_its_fault_or_request() -> None:
     warned = {**fault(10, "camera_dark"), "reaction": "warn"}
     assert verdict.stops_without_cause([warned, stop], [])[0], "raised as a warning"
     hold = {"t_ns": int(9.9 * S), "event": "operator", "verb": "hold", "outcome": "ok"}
+    in_the_midst = {**hold, "t_ns": stop["t_ns"] + 180 * MS}
+    assert verdict.stops_without_cause([stop, in_the_midst], [])[0], "after it"
+    stood = {**fault(0, "servo_deadline_missed"), "t_ns": stop["t_ns"] + 800 * MS, "reaction": "hold"}
+    assert not verdict.stops_without_cause([stop, in_the_midst, stood], [])[0], "a tick that stood still"
     bad, by = verdict.stops_without_cause([hold, stop], [])
     assert not bad and by["hold"] == 1
 

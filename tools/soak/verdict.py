@@ -16,6 +16,7 @@ from vlad.faults import BY_NAME, Reaction
 
 SLOPE_MIB_H = 1.0
 TICK_STALL_NS = 500_000_000
+TICK_STALL_MAX_NS = 2_000_000_000
 BIN_S = 30.0
 # What may follow from an arm that was moved, or a bus that was away, some time before.
 CONSEQUENCES = frozenset({"calibration_changed", "unexpected_initial_pose", "operator_stop",
@@ -66,13 +67,17 @@ def stops_without_cause(events: Sequence[Mapping[str, Any]],
     why: Counter[str] = Counter()
     bad = []
     faults = [e for e in events if e["event"] == "fault" and (e["active"] or e["latched"]) and stopping(e)]
+    stood = [e["t_ns"] for e in events if e["event"] == "fault" and e["name"] == "servo_deadline_missed"
+             and e["active"] and e.get("reaction") == "hold"]
     operator = [(e["t_ns"], e["verb"]) for e in events if e["event"] == "operator" and e["verb"] in STOPS]
     for left in (e for e in events if e["event"] == "mode" and e["from"] == "engaged"):
         t = left["t_ns"]
         # A fault of the same tick has its time; of a dead bus the mode changes just before.
         by = [f["name"] for f in faults if -300_000_000 <= t - f["t_ns"] <= 100_000_000]
-        # A change of mode has the time at which its tick began, and the request came in the midst of it.
-        asked = [verb for at, verb in operator if -50_000_000 <= t - at <= 2_000_000_000]
+        # A change of mode has the time at which its tick began, and the request came in the midst of it:
+        # 50 ms after that at most, unless the next tick says that this one stood still for longer.
+        over = max((s for s in stood if 0 < s - t <= TICK_STALL_MAX_NS), default=t + 50_000_000)
+        asked = [verb for at, verb in operator if t - 2_000_000_000 <= at <= over]
         asked += [verb for at, verb in requests if 0 <= t - at <= 20_000_000_000 and verb not in
                   ("engage", "resume", "clear", "load", "task")] if not asked and not by else []
         refused = [e for e in events if e["event"] == "wire" and 0 <= t - e["t_ns"] <= 50_000_000]
