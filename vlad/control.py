@@ -121,6 +121,7 @@ class Control:
             threading.Thread(target=self.serve, name="control", daemon=True),
             threading.Thread(target=self._serve_changes, name="control-changes", daemon=True),
         ]
+        self._told_ns = 0  # the newest hold or limp that is among the events
         self._stopping = threading.Event()
         o = operations
         self._verbs = {
@@ -179,12 +180,27 @@ class Control:
             self._answer(peer, request, self._verbs[request.verb])
 
     def _note_lowered(self) -> None:
+        """What the socket's thread has obeyed, as events: one for all of a kind that somebody said in a row, or
+        a flood of them would push everything else out. The newest is always among them, whatever had no room."""
+        said = []
         while (lowered := self._socket.next_lowered()) is not None:
-            t_ns, verb, uid, pid = lowered
-            self._operations.events.add({
-                "t_ns": t_ns, "event": "operator", "verb": verb, "uid": uid,
-                "pid": pid, "outcome": "ok",
-            })  # fmt: skip
+            said.append(lowered)
+        if (newest := self._socket.lowered()) is not None:
+            said.append(newest)
+        event: dict[str, Any] = {}
+        for t_ns, verb, uid, pid in said:
+            if t_ns <= self._told_ns:
+                continue  # told as the newest before
+            self._told_ns = t_ns
+            if (event.get("verb"), event.get("uid"), event.get("pid")) == (verb, uid, pid):
+                event["count"] += 1
+                continue
+            if event:
+                self._operations.events.add(event)
+            event = {"t_ns": t_ns, "event": "operator", "verb": verb, "uid": uid, "pid": pid, "outcome": "ok",
+                     "count": 1}
+        if event:
+            self._operations.events.add(event)
 
     def _take(self, peer: PeerRequest) -> None:
         try:

@@ -64,6 +64,19 @@ def test_stops_are_served_natively_and_noted(served: Served) -> None:
     assert served.operations.calls == []
 
 
+def test_a_flood_of_holds_hides_no_limp_and_fills_no_ring(served: Served) -> None:
+    """More than the socket's thread has room to tell of: they are few events, and the last one said is there."""
+    with Peer(served.path) as peer:
+        peer.send(b'{"v":1,"id":1,"verb":"hold"}\n' * 300 + b'{"v":1,"id":2,"verb":"limp"}\n')
+        until(lambda: served.operations.events.kept and served.operations.events.kept[-1]["verb"] == "limp")
+    until(lambda: served.control.counters()["limps"] == 1)
+    *holds, limp = served.operations.events.kept
+    told = sum(e["count"] for e in holds)
+    assert 64 <= told <= 300 and len(holds) < 10 and limp["count"] == 1
+    assert told + served.control.counters()["untold"] in (300, 301)  # the newest is told without room
+    assert all(a["t_ns"] < b["t_ns"] for a, b in zip(holds, [*holds[1:], limp], strict=True))
+
+
 @pytest.mark.parametrize(
     ("verb", "args", "says"),
     [
