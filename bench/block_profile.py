@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 
 from vlad import bundle as bundles
 from vlad.backend import FUSED
-from vlad.block_slots import longest_prefix
 
 
 def block_inputs(bundle: bundles.Bundle, name: str) -> dict[str, NDArray[np.float32]]:
     """Random inputs of the sizes of a whole chunk with the longest task."""
-    longest = longest_prefix(bundle.manifest)
+    longest = bundle.manifest.longest
     sizes = {"n": longest - 1 if name == "prefill" else longest, "past": 0, "s": longest}
     generator = np.random.default_rng(0)
     return {

@@ -4,6 +4,8 @@
 #ifndef VLAD_AMX_H
 #define VLAD_AMX_H
 
+#include "fused.h"
+
 #include <immintrin.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -71,14 +73,44 @@ static inline __m512i amx_round(const float *x, size_t count)
     return (__m512i)_mm512_cvtne2ps_pbh(high, low);
 }
 
-/* Up to 16 rows of `k` float32 to the tiles of a right factor that is their transpose. */
-static inline void amx_pack_right(const float *x, size_t stride, size_t rows, size_t k, uint16_t *tiles)
+/* The 32 numbers of `x` from `at` on, of which `count` exist, as bfloat16; the others are 0. */
+static inline __m512i amx_load(const struct vlad_values *x, size_t at, size_t count)
+{
+    if (!x->rounded)
+        return amx_round((const float *)x->data + at, count);
+    return _mm512_maskz_loadu_epi16(count >= 32 ? ~0u : (1u << count) - 1, (const uint16_t *)x->data + at);
+}
+
+/* The numbers of `x` from `at` on as float32, but 0 in lanes that do not exist. */
+static inline __m512 amx_widen(const struct vlad_values *x, size_t at, __mmask16 lanes)
+{
+    if (!x->rounded)
+        return _mm512_maskz_loadu_ps(lanes, (const float *)x->data + at);
+    return (__m512)_mm512_slli_epi32(
+        _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, (const uint16_t *)x->data + at)), 16);
+}
+
+/* 32 float32 to `y` from `at` on, but for lanes that do not exist. */
+static inline void amx_store(const struct vlad_values *y, size_t at, const __m512 x[2], const __mmask16 lanes[2])
+{
+    if (y->rounded) {
+        _mm512_mask_storeu_epi16((uint16_t *)y->data + at, (__mmask32)lanes[1] << 16 | lanes[0],
+                                 (__m512i)_mm512_cvtne2ps_pbh(x[1], x[0]));
+    } else {
+        _mm512_mask_storeu_ps((float *)y->data + at, lanes[0], x[0]);
+        _mm512_mask_storeu_ps((float *)y->data + at + 16, lanes[1], x[1]);
+    }
+}
+
+/* Up to 16 rows of `k` numbers of `x` from `at` on to the tiles of a right factor that is their transpose. */
+static inline void amx_pack_right(const struct vlad_values *x, size_t at, size_t stride, size_t rows, size_t k,
+                                  uint16_t *tiles)
 {
     for (size_t from = 0; from < k; from += AMX_STEP, tiles += AMX_TILE) {
         __m512i r[AMX_ROWS];
 
         for (size_t i = 0; i < AMX_ROWS; i++)
-            r[i] = i < rows ? amx_round(x + i * stride + from, k - from) : _mm512_setzero_si512();
+            r[i] = i < rows ? amx_load(x, at + i * stride + from, k - from) : _mm512_setzero_si512();
         amx_transpose(r);
         for (size_t i = 0; i < AMX_ROWS; i++)
             _mm512_store_si512(tiles + i * AMX_STEP, r[i]);

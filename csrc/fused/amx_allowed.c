@@ -21,7 +21,7 @@ bool vlad_amx_allowed(void)
         return false;
     return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
-#else /* linear_amx.c and attention_amx.c are not compiled */
+#else /* what ends in _amx.c is not compiled */
 bool vlad_amx_allowed(void) { return false; }
 bool vlad_linear_amx(const struct vlad_linear *job, const struct vlad_pool *pool)
 {
@@ -34,5 +34,10 @@ bool vlad_attention_amx(const struct vlad_attention *job, const struct vlad_pool
     (void)job;
     (void)pool;
     return false;
+}
+void vlad_norm_amx(const float *x, const float *weight, const float *bias, uint16_t *y, size_t n, size_t width,
+                   float epsilon, const struct vlad_pool *pool)
+{
+    (void)x, (void)weight, (void)bias, (void)y, (void)n, (void)width, (void)epsilon, (void)pool;
 }
 #endif

@@ -25,7 +25,6 @@ static void pack(void *data, size_t head)
     struct state *s = data;
     const struct vlad_attention *job = s->job;
     size_t width = job->kv_heads * job->head_dim, d = job->head_dim;
-    const float *k = job->k + head * d, *v = job->v + head * d;
     uint16_t *to = s->keys + head * s->tiles * AMX_TILE;
 
     for (size_t row = 0; row < s->steps_s * AMX_STEP; row++)
@@ -34,7 +33,8 @@ static void pack(void *data, size_t head)
             uint16_t *tile = to + (row / AMX_ROWS * s->steps_d + step) * AMX_TILE;
 
             _mm512_store_si512(tile + row % AMX_ROWS * AMX_STEP,
-                               count ? amx_round(k + row * width + step * AMX_STEP, count) : _mm512_setzero_si512());
+                               count ? amx_load(&job->k, row * width + head * d + step * AMX_STEP, count)
+                                     : _mm512_setzero_si512());
         }
     to = s->values + head * s->tiles * AMX_TILE;
     for (size_t block = 0; block < s->blocks_d; block++)
@@ -43,10 +43,10 @@ static void pack(void *data, size_t head)
             __mmask16 lanes = amx_lanes(d - block * AMX_ROWS);
 
             for (size_t i = 0; i < AMX_STEP; i++) {
-                size_t row = step * AMX_STEP + i;
+                size_t row = step * AMX_STEP + i, at = row * width + head * d + block * AMX_ROWS;
 
-                r[i / AMX_ROWS][i % AMX_ROWS] = (__m512i)_mm512_maskz_loadu_ps(
-                    row < job->s ? lanes : 0, v + (row < job->s ? row * width + block * AMX_ROWS : 0));
+                r[i / AMX_ROWS][i % AMX_ROWS] =
+                    row < job->s ? (__m512i)amx_widen(&job->v, at, lanes) : _mm512_setzero_si512();
             }
             amx_transpose(r[0]);
             amx_transpose(r[1]);
@@ -122,9 +122,10 @@ static __m512 soften(const struct state *s, float *scores, const float *mask, si
     return _mm512_div_ps(_mm512_set1_ps(1.0f), sum);
 }
 
-/* Weighted values of two blocks of queries: `weights` are their tiles, one block after the other. */
+/* Weighted values of two blocks of queries, to the result from `y` on: `weights` are their tiles, one block after
+ * the other. */
 static void multiply_values(const struct state *s, const uint16_t *values, const uint16_t *weights,
-                            const __m512 scale[2], float *y, size_t count)
+                            const __m512 scale[2], size_t y, size_t count)
 {
     size_t width = s->job->heads * s->job->head_dim;
     float out[4][AMX_ROWS * AMX_ROWS] __attribute__((aligned(64)));
@@ -152,16 +153,19 @@ static void multiply_values(const struct state *s, const uint16_t *values, const
         _tile_stored(1, out[1], 64);
         _tile_stored(2, out[2], 64);
         _tile_stored(3, out[3], 64);
-        for (size_t i = 0; i < (two ? 4u : 2u); i++) {
-            size_t from = (block + i / 2) * AMX_ROWS, queries = i % 2 * AMX_ROWS;
-            __mmask16 lanes = amx_lanes(s->job->head_dim - from);
-            __m512i r[AMX_ROWS];
+        for (size_t i = 0; i < 2; i++) { /* of queries */
+            size_t from = block * AMX_ROWS, left = s->job->head_dim - from;
+            const __mmask16 lanes[2] = {amx_lanes(left), two ? amx_lanes(left - AMX_ROWS) : 0};
+            __m512i r[2][AMX_ROWS];
 
-            for (int j = 0; j < AMX_ROWS; j++)
-                r[j] = (__m512i)_mm512_mul_ps(_mm512_load_ps(out[i] + j * AMX_ROWS), scale[i % 2]);
-            amx_transpose(r);
-            for (size_t j = 0; j < AMX_ROWS && queries + j < count; j++)
-                _mm512_mask_storeu_ps(y + (queries + j) * width + from, lanes, (__m512)r[j]);
+            for (size_t j = 0; j < 2; j++) {
+                for (size_t row = 0; row < AMX_ROWS; row++)
+                    r[j][row] = (__m512i)_mm512_mul_ps(_mm512_load_ps(out[2 * j + i] + row * AMX_ROWS), scale[i]);
+                amx_transpose(r[j]);
+            }
+            for (size_t row = 0; row < AMX_ROWS && i * AMX_ROWS + row < count; row++)
+                amx_store(&s->job->y, y + (i * AMX_ROWS + row) * width + from,
+                          (const __m512[2]){(__m512)r[0][row], (__m512)r[1][row]}, lanes);
         }
     }
 }
@@ -174,7 +178,7 @@ static void attend(void *data, size_t index)
     size_t kv_head = head * job->kv_heads / job->heads, width = job->heads * job->head_dim;
     size_t count = at_most(job->n - from, QUERIES), first = at_most(count, AMX_ROWS);
     size_t rows = s->steps_s * AMX_STEP, packed = s->steps_d * AMX_TILE;
-    const float *q = job->q + from * width + head * job->head_dim;
+    size_t at = from * width + head * job->head_dim;
     const float *mask = job->mask ? job->mask + from : NULL;
     __m512 scale[2];
     uint16_t *queries, *weights;
@@ -187,14 +191,13 @@ static void attend(void *data, size_t index)
     }
     weights = (uint16_t *)(scores + rows * QUERIES);
     queries = weights + rows * QUERIES;
-    amx_pack_right(q, width, first, job->head_dim, queries);
-    amx_pack_right(q + first * width, width, count - first, job->head_dim, queries + packed);
+    amx_pack_right(&job->q, at, width, first, job->head_dim, queries);
+    amx_pack_right(&job->q, at + first * width, width, count - first, job->head_dim, queries + packed);
     amx_begin();
     multiply_keys(s, s->keys + kv_head * s->tiles * AMX_TILE, queries, scores);
     scale[0] = soften(s, scores, mask, first, weights);
     scale[1] = soften(s, scores + AMX_ROWS, mask ? mask + first : NULL, count - first, weights + rows * AMX_ROWS);
-    multiply_values(s, s->values + kv_head * s->tiles * AMX_TILE, weights, scale,
-                    job->y + from * width + head * job->head_dim, count);
+    multiply_values(s, s->values + kv_head * s->tiles * AMX_TILE, weights, scale, at, count);
     _tile_release();
 }
 

@@ -1,6 +1,6 @@
 /* fused.h: products and attention in bfloat16 on AMX tiles, for ONNX Runtime (fused_ops.c).
  *
- * float32 in and out; factors are rounded to bfloat16, sums are float32. Pure but for scratch
+ * Factors are rounded to bfloat16, or are already; sums are float32. Pure but for scratch
  * memory that each thread keeps (scratch.c). Sizes may be anything above 0. */
 #ifndef VLAD_FUSED_H
 #define VLAD_FUSED_H
@@ -17,23 +17,33 @@ struct vlad_pool {
 
 enum vlad_activation { VLAD_ACTIVATION_NONE, VLAD_ACTIVATION_GELU_TANH, VLAD_ACTIVATION_SILU };
 
-/* y[m][n] = activation(x[m][k] w[k][n] + bias[n]). w is bfloat16 and lies in the order in which tiles
- * are loaded, [n / 16][k / 32][k % 32 / 2][n % 16][k % 2], padded with 0 to whole tiles. */
+/* A matrix, row by row: float32, or bfloat16 where `rounded`. */
+struct vlad_values {
+    void *data;
+    bool rounded;
+};
+
+enum vlad_join { VLAD_JOIN_NONE, VLAD_JOIN_SUM, VLAD_JOIN_PRODUCT };
+
+/* y[m][n] = join(activation(x[m][k] w[k][n] + bias[n]), other[m][n]); every row meets the same `other` where
+ * `one_other`. w is bfloat16 and lies in the order
+ * in which tiles are loaded, [n / 16][k / 32][k % 32 / 2][n % 16][k % 2], padded with 0 to whole tiles. */
 struct vlad_linear {
-    const float *x;
+    struct vlad_values x, y;
     const uint16_t *w;
-    const float *bias;
-    float *y;
+    const float *bias, *other;
     size_t m, n, k;
     enum vlad_activation activation;
+    enum vlad_join join;
+    bool one_other;
 };
 
 /* y[i] = softmax over j of (q[i] . k[j] + mask[j][i]) times v[j], head by head. q and y are
  * [n][heads * head_dim], k and v [s][kv_heads * head_dim]; query head h uses head
  * h * kv_heads / heads of k and v. mask may be NULL. The scale is in q already. */
 struct vlad_attention {
-    const float *q, *k, *v, *mask;
-    float *y;
+    struct vlad_values q, k, v, y;
+    const float *mask;
     size_t n, s, heads, kv_heads, head_dim;
 };
 
@@ -47,6 +57,11 @@ bool vlad_attention_amx(const struct vlad_attention *job, const struct vlad_pool
 
 /* float32 throughout, on any processor: x [n][heads * 2 * half] turned by the angles of cos and sin [n][half], head by head. */
 void vlad_rope(const float *x, const float *cosine, const float *sine, float *y, size_t n, size_t heads, size_t half);
+
+/* y[n][width] = (x - mean of its row) / sqrt(variance + epsilon) * weight + bias, in float32, rounded to
+ * bfloat16. */
+void vlad_norm_amx(const float *x, const float *weight, const float *bias, uint16_t *y, size_t n, size_t width,
+                   float epsilon, const struct vlad_pool *pool);
 
 enum vlad_scratch { VLAD_SCRATCH_SHARED, VLAD_SCRATCH_OWN, VLAD_SCRATCH_COUNT };
 

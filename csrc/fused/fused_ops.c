@@ -1,8 +1,9 @@
 /* fused_ops.c: the kernels of fused.h as operators of ONNX Runtime, domain `vlad`.
  *
- *     Linear, LinearGelu, LinearSilu                     bfloat16, with AMX
- *     AttentionBfloat16, MaskedAttentionBfloat16         bfloat16, with AMX
- *     Rope                                               float32
+ *     Linear and what continues its name         bfloat16, with AMX
+ *     AttentionBfloat16 and its like             bfloat16, with AMX
+ *     LayerNormRounded                           float32 to bfloat16, where there is AMX
+ *     Rope                                       float32
  *
  * A file that uses one defines it as a function of the same name in plain ONNX, which
  * vlad/build/functions.py writes and documents: where an operator is not registered, ONNX Runtime
@@ -22,6 +23,8 @@ typedef vlad_ort_status *(*status_of_count)(const vlad_ort_shape *, size_t *);
 typedef vlad_ort_status *(*status_of_dims)(const vlad_ort_shape *, int64_t *, size_t);
 typedef vlad_ort_status *(*status_of_data)(vlad_ort_value *, void **);
 typedef vlad_ort_status *(*status_of_integer)(const vlad_ort_info *, const char *, int64_t *);
+typedef vlad_ort_status *(*status_of_float)(const vlad_ort_info *, const char *, float *);
+typedef vlad_ort_status *(*status_of_type)(const vlad_ort_shape *, int *);
 typedef vlad_ort_status *(*status_of_for)(const vlad_ort_context *, void (*)(void *, size_t), size_t, size_t, void *);
 typedef vlad_ort_status *(*status_of_domain)(const char *, vlad_ort_domain **);
 typedef vlad_ort_status *(*status_of_op)(vlad_ort_domain *, const struct vlad_ort_op *);
@@ -34,19 +37,22 @@ struct kernel {
     const struct vlad_ort_api *api;
     const struct operator *op;
     int64_t heads, kv_heads; /* of attention */
+    float epsilon;           /* of a norm */
 };
 
 struct operator { /* `op` first: what ONNX Runtime hands back is an operator of ours */
     struct vlad_ort_op op;
     const char *name;
     size_t inputs;
-    bool has_heads;
+    bool rounded; /* y is bfloat16 */
     enum vlad_activation activation;
+    enum vlad_join join;
 };
 
 struct matrix { /* a vector has one row */
     void *data;
     int64_t rows, columns;
+    int type;
 };
 
 struct threads { const struct vlad_ort_api *api; const vlad_ort_context *context; bool failed; };
@@ -86,6 +92,8 @@ static vlad_ort_status *input(const struct vlad_ort_api *api, const vlad_ort_con
         status = error(api, "an input of a vlad operator is neither a vector nor a matrix");
     if (!status)
         status = VLAD_ORT_CALL(api, VLAD_ORT_GET_DIMENSIONS, status_of_dims)(shape, dims + 2 - rank, rank);
+    if (!status)
+        status = VLAD_ORT_CALL(api, VLAD_ORT_GET_TENSOR_ELEMENT_TYPE, status_of_type)(shape, &out->type);
     VLAD_ORT_CALL(api, VLAD_ORT_RELEASE_TENSOR_TYPE_AND_SHAPE_INFO, release_shape)(shape);
     if (status)
         return status;
@@ -107,38 +115,52 @@ static vlad_ort_status *inputs(const struct vlad_ort_api *api, const vlad_ort_co
 }
 
 static vlad_ort_status *output(const struct vlad_ort_api *api, vlad_ort_context *context, int64_t rows,
-                               int64_t columns, float **data)
+                               int64_t columns, void **data)
 {
     const int64_t dims[2] = {rows, columns};
     vlad_ort_value *value;
-    void *memory = NULL;
     vlad_ort_status *status = VLAD_ORT_CALL(api, VLAD_ORT_KERNEL_CONTEXT_GET_OUTPUT, status_of_output)(
         context, 0, dims, 2, &value);
 
-    if (!status)
-        status = VLAD_ORT_CALL(api, VLAD_ORT_GET_TENSOR_MUTABLE_DATA, status_of_data)(value, &memory);
-    *data = memory;
-    return status;
+    return status ? status : VLAD_ORT_CALL(api, VLAD_ORT_GET_TENSOR_MUTABLE_DATA, status_of_data)(value, data);
+}
+
+static bool is_values(const struct matrix *in)
+{
+    return in->type == VLAD_ORT_FLOAT || in->type == VLAD_ORT_BFLOAT16;
+}
+
+static struct vlad_values values(const struct matrix *in)
+{
+    return (struct vlad_values){in->data, in->type == VLAD_ORT_BFLOAT16};
 }
 
 static vlad_ort_status *linear(void *self, vlad_ort_context *context)
 {
     struct kernel *kernel = self;
     struct threads threads = {kernel->api, context, false};
-    struct matrix in[3];
+    struct matrix in[4];
     struct vlad_linear job;
-    vlad_ort_status *status = inputs(kernel->api, context, 3, in);
+    vlad_ort_status *status = inputs(kernel->api, context, kernel->op->inputs, in);
 
     if (status)
         return status;
-    if (in[2].rows != 1 || in[1].rows != (in[2].columns + 15) / 16 || in[1].columns != (in[0].columns + 31) / 32 * 512)
+    if (in[2].rows != 1 || in[1].rows != (in[2].columns + 15) / 16 ||
+        in[1].columns != (in[0].columns + 31) / 32 * 512 || !is_values(&in[0]))
         return error(kernel->api, "vlad.Linear: x [m, k], w and bias [n] do not fit each other");
+    if (kernel->op->join != VLAD_JOIN_NONE &&
+        (in[3].columns != in[2].columns || (in[3].rows != 1 && in[3].rows != in[0].rows)))
+        return error(kernel->api, "vlad.Linear: the other operand is neither [m, n] nor [1, n]");
     job = (struct vlad_linear){
-        .x = in[0].data, .w = in[1].data, .bias = in[2].data, .m = (size_t)in[0].rows,
-        .n = (size_t)in[2].columns, .k = (size_t)in[0].columns,
-        .activation = kernel->op->activation,
+        .x = values(&in[0]), .y = {NULL, kernel->op->rounded}, .w = in[1].data, .bias = in[2].data,
+        .m = (size_t)in[0].rows, .n = (size_t)in[2].columns, .k = (size_t)in[0].columns,
+        .activation = kernel->op->activation, .join = kernel->op->join,
     };
-    status = output(kernel->api, context, in[0].rows, in[2].columns, &job.y);
+    if (job.join != VLAD_JOIN_NONE) {
+        job.other = in[3].data;
+        job.one_other = in[3].rows == 1;
+    }
+    status = output(kernel->api, context, in[0].rows, in[2].columns, &job.y.data);
     if (status || !job.m || !job.n)
         return status;
     if (!vlad_linear_amx(&job, &(struct vlad_pool){run, &threads}) || threads.failed)
@@ -159,15 +181,16 @@ static vlad_ort_status *attention(void *self, vlad_ort_context *context)
     if (status)
         return status;
     if (in[0].columns % heads || heads % kv_heads || in[1].rows != in[2].rows || in[1].columns != in[2].columns ||
-        in[1].columns != in[0].columns / heads * kv_heads || in[1].rows < 1 ||
+        in[1].columns != in[0].columns / heads * kv_heads || in[1].rows < 1 || !is_values(&in[0]) ||
+        !is_values(&in[1]) || !is_values(&in[2]) ||
         (masked && (in[3].rows != in[1].rows || in[3].columns != in[0].rows)))
         return error(kernel->api, "vlad.Attention: q, k, v and mask do not fit each other");
     job = (struct vlad_attention){
-        .q = in[0].data, .k = in[1].data, .v = in[2].data, .mask = masked ? in[3].data : NULL,
-        .n = (size_t)in[0].rows, .s = (size_t)in[1].rows, .heads = (size_t)heads,
-        .kv_heads = (size_t)kv_heads, .head_dim = (size_t)(in[0].columns / heads),
+        .q = values(&in[0]), .k = values(&in[1]), .v = values(&in[2]), .y = {NULL, kernel->op->rounded},
+        .mask = masked ? in[3].data : NULL, .n = (size_t)in[0].rows, .s = (size_t)in[1].rows,
+        .heads = (size_t)heads, .kv_heads = (size_t)kv_heads, .head_dim = (size_t)(in[0].columns / heads),
     };
-    status = output(kernel->api, context, in[0].rows, in[0].columns, &job.y);
+    status = output(kernel->api, context, in[0].rows, in[0].columns, &job.y.data);
     if (status || !job.n)
         return status;
     if (!vlad_attention_amx(&job, &(struct vlad_pool){run, &threads}) || threads.failed)
@@ -175,11 +198,31 @@ static vlad_ort_status *attention(void *self, vlad_ort_context *context)
     return NULL;
 }
 
+static vlad_ort_status *norm(void *self, vlad_ort_context *context)
+{
+    struct kernel *kernel = self;
+    struct threads threads = {kernel->api, context, false};
+    struct matrix in[3];
+    void *y;
+    vlad_ort_status *status = inputs(kernel->api, context, 3, in);
+
+    if (status)
+        return status;
+    if (in[1].rows != 1 || in[2].rows != 1 || in[1].columns != in[0].columns || in[2].columns != in[0].columns)
+        return error(kernel->api, "vlad.LayerNorm: x [n, width], weight and bias [width] do not fit each other");
+    status = output(kernel->api, context, in[0].rows, in[0].columns, &y);
+    if (status || !in[0].rows || !in[0].columns)
+        return status;
+    vlad_norm_amx(in[0].data, in[1].data, in[2].data, y, (size_t)in[0].rows, (size_t)in[0].columns, kernel->epsilon,
+                  &(struct vlad_pool){run, &threads});
+    return threads.failed ? error(kernel->api, "vlad.LayerNorm: its threads failed") : NULL;
+}
+
 static vlad_ort_status *rope(void *self, vlad_ort_context *context)
 {
     struct kernel *kernel = self;
     struct matrix in[3];
-    float *y;
+    void *y;
     vlad_ort_status *status = inputs(kernel->api, context, 3, in);
 
     if (status)
@@ -200,40 +243,57 @@ static const char *provider(const struct vlad_ort_op *op) { (void)op; return NUL
 static size_t input_count(const struct vlad_ort_op *op) { return of(op)->inputs; }
 static int input_type(const struct vlad_ort_op *op, size_t index)
 {
-    return index == 1 && of(op)->op.compute_v2 == linear ? VLAD_ORT_BFLOAT16 : VLAD_ORT_FLOAT;
+    if (of(op)->op.compute_v2 == linear && index < 2)
+        return index ? VLAD_ORT_BFLOAT16 : VLAD_ORT_ANY_TYPE;
+    return of(op)->op.compute_v2 == attention && index < 3 ? VLAD_ORT_ANY_TYPE : VLAD_ORT_FLOAT;
+}
+static int output_type(const struct vlad_ort_op *op, size_t index)
+{
+    (void)index;
+    return of(op)->rounded ? VLAD_ORT_BFLOAT16 : VLAD_ORT_FLOAT;
 }
 static size_t one(const struct vlad_ort_op *op) { (void)op; return 1; }
-static int a_float(const struct vlad_ort_op *op, size_t index) { (void)op; (void)index; return VLAD_ORT_FLOAT; }
 static int required(const struct vlad_ort_op *op, size_t index) { (void)op; (void)index; return VLAD_ORT_REQUIRED; }
 static int zero(const struct vlad_ort_op *op, size_t index) { (void)op; (void)index; return 0; }
 static int arity(const struct vlad_ort_op *op) { (void)op; return 1; }
 static int first_version(const struct vlad_ort_op *op) { (void)op; return 1; }
 
+static vlad_ort_status *heads(const struct vlad_ort_api *api, const vlad_ort_info *info, struct kernel *kernel)
+{
+    const struct { const char *name; int64_t *to; } read[] = {
+        {"heads", &kernel->heads}, {"kv_heads", &kernel->kv_heads},
+    };
+
+    for (int i = 0; i < 2; i++) {
+        vlad_ort_status *status = VLAD_ORT_CALL(api, VLAD_ORT_KERNEL_INFO_GET_ATTRIBUTE_INT64,
+                                                status_of_integer)(info, read[i].name, read[i].to);
+
+        if (status)
+            return status;
+        if (*read[i].to < 1)
+            return error(api, "vlad.Attention: heads and kv_heads must be 1 or more");
+    }
+    return NULL;
+}
+
 static vlad_ort_status *create(const struct vlad_ort_op *op, const struct vlad_ort_api *api,
                                const vlad_ort_info *info, void **out)
 {
     struct kernel *kernel = calloc(1, sizeof *kernel);
+    vlad_ort_status *status = NULL;
 
     if (!kernel)
         return error(api, "out of memory");
     kernel->api = api;
     kernel->op = of(op);
-    if (of(op)->has_heads) {
-        const struct { const char *name; int64_t *to; } read[] = {
-            {"heads", &kernel->heads}, {"kv_heads", &kernel->kv_heads},
-        };
-
-        for (int i = 0; i < 2; i++) {
-            vlad_ort_status *status = VLAD_ORT_CALL(api, VLAD_ORT_KERNEL_INFO_GET_ATTRIBUTE_INT64,
-                                                    status_of_integer)(info, read[i].name, read[i].to);
-
-            if (!status && *read[i].to < 1)
-                status = error(api, "vlad.Attention: heads and kv_heads must be 1 or more");
-            if (status) {
-                free(kernel);
-                return status;
-            }
-        }
+    if (op->compute_v2 == attention)
+        status = heads(api, info, kernel);
+    else if (op->compute_v2 == norm)
+        status = VLAD_ORT_CALL(api, VLAD_ORT_KERNEL_INFO_GET_ATTRIBUTE_FLOAT, status_of_float)(
+            info, "epsilon", &kernel->epsilon);
+    if (status) {
+        free(kernel);
+        return status;
     }
     *out = kernel;
     return NULL;
@@ -241,24 +301,32 @@ static vlad_ort_status *create(const struct vlad_ort_op *op, const struct vlad_o
 
 #define COMMON                                                                                        \
     .version = VLAD_ORT_API_VERSION, .name = name, .provider = provider, .input_type = input_type,    \
-    .input_count = input_count, .output_type = a_float, .output_count = one, .destroy = free,         \
+    .input_count = input_count, .output_type = output_type, .output_count = one, .destroy = free,         \
     .input_characteristic = required, .output_characteristic = required, .input_memory = zero,        \
     .variadic_input_arity = arity, .variadic_input_homogeneity = arity, .variadic_output_arity = arity, \
     .variadic_output_homogeneity = arity, .create_v2 = create, .start_version = first_version,        \
     .end_version = first_version
 
-#define LINEAR .op = {COMMON, .compute_v2 = linear}, .inputs = 3
-#define ATTENTION .op = {COMMON, .compute_v2 = attention}, .has_heads = true
+#define LINEAR .op = {COMMON, .compute_v2 = linear}
+#define ATTENTION .op = {COMMON, .compute_v2 = attention}
 
 static const struct operator everywhere[] = {
     {.op = {COMMON, .compute_v2 = rope}, .name = "Rope", .inputs = 3},
 };
 static const struct operator with_amx[] = {
-    {LINEAR, .name = "Linear", .activation = VLAD_ACTIVATION_NONE},
-    {LINEAR, .name = "LinearGelu", .activation = VLAD_ACTIVATION_GELU_TANH},
-    {LINEAR, .name = "LinearSilu", .activation = VLAD_ACTIVATION_SILU},
+    {LINEAR, .name = "Linear", .inputs = 3},
+    {LINEAR, .name = "LinearGelu", .inputs = 3, .activation = VLAD_ACTIVATION_GELU_TANH},
+    {LINEAR, .name = "LinearSilu", .inputs = 3, .activation = VLAD_ACTIVATION_SILU},
+    {LINEAR, .name = "LinearAdd", .inputs = 4, .join = VLAD_JOIN_SUM},
+    {LINEAR, .name = "LinearMul", .inputs = 4, .join = VLAD_JOIN_PRODUCT},
+    {LINEAR, .name = "LinearRounded", .inputs = 3, .rounded = true},
+    {LINEAR, .name = "LinearGeluRounded", .inputs = 3, .activation = VLAD_ACTIVATION_GELU_TANH, .rounded = true},
+    {LINEAR, .name = "LinearMulRounded", .inputs = 4, .join = VLAD_JOIN_PRODUCT, .rounded = true},
     {ATTENTION, .name = "AttentionBfloat16", .inputs = 3},
     {ATTENTION, .name = "MaskedAttentionBfloat16", .inputs = 4},
+    {ATTENTION, .name = "AttentionBfloat16Rounded", .inputs = 3, .rounded = true},
+    {ATTENTION, .name = "MaskedAttentionBfloat16Rounded", .inputs = 4, .rounded = true},
+    {.op = {COMMON, .compute_v2 = norm}, .name = "LayerNormRounded", .inputs = 3, .rounded = true},
 };
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 

@@ -3,27 +3,25 @@
 
 #include "amx.h"
 
-#define CHUNK 16 /* blocks of rows of x that stay in the cache while w passes by */
+#define CHUNK 16 /* blocks of rows of x that stay in the second cache while w passes by */
+#define STEPS 16 /* of two columns of tiles of w that stay in the first while those rows pass by */
 
 struct state {
     const struct vlad_linear *job;
-    uint16_t *left; /* x: [block of m][step of k] tiles */
-    size_t steps, blocks_m, blocks_n, pairs_n;
+    uint16_t *left; /* x in bfloat16, a row each `stride`; of all rows and columns of its tiles */
+    size_t stride, steps, blocks_m, blocks_n, pairs_n;
 };
 
 static void pack(void *data, size_t block)
 {
     struct state *s = data;
-    size_t from = block * AMX_ROWS, k = s->job->k;
-    uint16_t *to = s->left + block * s->steps * AMX_TILE;
+    size_t k = s->job->k;
 
-    for (size_t i = 0; i < AMX_ROWS; i++, to += AMX_STEP)
-        for (size_t step = 0; step < s->steps; step++) {
-            size_t count = from + i < s->job->m ? k - step * AMX_STEP : 0;
-            const float *x = s->job->x + (from + i) * k + step * AMX_STEP;
-
-            _mm512_store_si512(to + step * AMX_TILE, count ? amx_round(x, count) : _mm512_setzero_si512());
-        }
+    for (size_t row = block * AMX_ROWS; row < (block + 1) * AMX_ROWS; row++)
+        for (size_t from = 0; from < s->steps * AMX_STEP; from += AMX_STEP)
+            _mm512_store_si512(s->left + row * s->stride + from,
+                               row < s->job->m ? amx_load(&s->job->x, row * k + from, k - from)
+                                               : _mm512_setzero_si512());
 }
 
 static inline __m512 logistic(__m512 x) /* 1 / (1 + e^-x) */
@@ -50,18 +48,66 @@ static inline __m512 activated(__m512 x, enum vlad_activation activation)
     return x;
 }
 
-/* One tile of y to its place. */
-static void finish(const struct vlad_linear *job, const float *tile, size_t block_m, size_t block_n)
+/* A block of rows of two blocks of columns of y to their place. */
+static void finish(const struct vlad_linear *job, float tiles[2][AMX_ROWS * AMX_ROWS], size_t block_m, size_t pair)
 {
-    size_t from_m = block_m * AMX_ROWS, from_n = block_n * AMX_ROWS;
+    size_t from_m = block_m * AMX_ROWS, from_n = pair * AMX_STEP, left = job->n - from_n;
     size_t rows = job->m - from_m < AMX_ROWS ? job->m - from_m : AMX_ROWS;
-    __mmask16 lanes = amx_lanes(job->n - from_n);
-    __m512 bias = _mm512_maskz_loadu_ps(lanes, job->bias + from_n);
+    const __mmask16 lanes[2] = {amx_lanes(left), left > AMX_ROWS ? amx_lanes(left - AMX_ROWS) : 0};
 
-    for (size_t i = 0; i < rows; i++)
-        _mm512_mask_storeu_ps(
-            job->y + (from_m + i) * job->n + from_n, lanes,
-            activated(_mm512_add_ps(_mm512_load_ps(tile + i * AMX_ROWS), bias), job->activation));
+    for (size_t i = 0; i < rows; i++) {
+        size_t at = (from_m + i) * job->n + from_n;
+        __m512 y[2];
+
+        for (size_t j = 0; j < 2; j++) {
+            __m512 bias = _mm512_maskz_loadu_ps(lanes[j], job->bias + from_n + j * AMX_ROWS);
+
+            y[j] = activated(_mm512_add_ps(_mm512_load_ps(tiles[j] + i * AMX_ROWS), bias), job->activation);
+            if (job->join != VLAD_JOIN_NONE) {
+                size_t from = job->one_other ? from_n : at;
+                __m512 other = _mm512_maskz_loadu_ps(lanes[j], job->other + from + j * AMX_ROWS);
+
+                y[j] = job->join == VLAD_JOIN_SUM ? _mm512_add_ps(y[j], other) : _mm512_mul_ps(y[j], other);
+            }
+        }
+        amx_store(&job->y, at, y, lanes);
+    }
+}
+
+/* Adds the steps `from` to `to` of two blocks of rows times two of columns, one of them twice where there is
+ * no second, to `c`. */
+static void multiply_tiles(const struct state *s, size_t block, bool two_m, const uint16_t *right, bool two_n,
+                           size_t from, size_t to, float c[2][2][AMX_ROWS * AMX_ROWS])
+{
+    const uint16_t *a = s->left + block * AMX_ROWS * s->stride + from * AMX_STEP, *b = right + from * AMX_TILE;
+    const uint16_t *a2 = two_m ? a + AMX_ROWS * s->stride : a, *b2 = two_n ? b + s->steps * AMX_TILE : b;
+    size_t stride = s->stride * sizeof *s->left;
+
+    if (from) {
+        _tile_loadd(0, c[0][0], 64);
+        _tile_loadd(1, c[0][1], 64);
+        _tile_loadd(2, c[1][0], 64);
+        _tile_loadd(3, c[1][1], 64);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (size_t step = from; step < to; step++, a += AMX_STEP, a2 += AMX_STEP, b += AMX_TILE, b2 += AMX_TILE) {
+        _tile_loadd(6, b, 64);
+        _tile_loadd(4, a, stride);
+        _tile_loadd(5, a2, stride);
+        _tile_loadd(7, b2, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, c[0][0], 64);
+    _tile_stored(1, c[0][1], 64);
+    _tile_stored(2, c[1][0], 64);
+    _tile_stored(3, c[1][1], 64);
 }
 
 /* Two blocks of columns of y, or one, of a chunk of its rows. */
@@ -72,35 +118,23 @@ static void multiply(void *data, size_t index)
     size_t last = first + CHUNK < s->blocks_m ? first + CHUNK : s->blocks_m;
     bool two_n = 2 * pair + 1 < s->blocks_n;
     const uint16_t *right = s->job->w + 2 * pair * tiles;
-    float out[4][AMX_ROWS * AMX_ROWS] __attribute__((aligned(64)));
+    float sums[CHUNK][2][AMX_ROWS * AMX_ROWS] __attribute__((aligned(64)));
 
     amx_begin();
-    for (size_t block = first; block < last; block += 2) {
-        bool two_m = block + 1 < last;
-        const uint16_t *a = s->left + block * tiles, *b = right;
-        const uint16_t *a2 = two_m ? a + tiles : a, *b2 = two_n ? b + tiles : b; /* else computed twice */
+    for (size_t from = 0; from < s->steps; from += STEPS) {
+        size_t to = from + STEPS < s->steps ? from + STEPS : s->steps;
 
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        for (size_t step = 0; step < tiles; step += AMX_TILE) {
-            _tile_loadd(6, b + step, 64);
-            _tile_loadd(4, a + step, 64);
-            _tile_loadd(5, a2 + step, 64);
-            _tile_loadd(7, b2 + step, 64);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_dpbf16ps(3, 5, 7);
+        for (size_t block = first; block < last; block += 2) {
+            bool two_m = block + 1 < last;
+            float (*c)[2][AMX_ROWS * AMX_ROWS] = sums + (block - first);
+
+            multiply_tiles(s, block, two_m, right, two_n, from, to, c);
+            if (to < s->steps)
+                continue;
+            finish(s->job, c[0], block, pair);
+            if (two_m)
+                finish(s->job, c[1], block + 1, pair);
         }
-        _tile_stored(0, out[0], 64);
-        _tile_stored(1, out[1], 64);
-        _tile_stored(2, out[2], 64);
-        _tile_stored(3, out[3], 64);
-        for (size_t i = 0; i < 4; i++)
-            if ((two_m || i / 2 == 0) && (two_n || i % 2 == 0))
-                finish(s->job, out[i], block + i / 2, 2 * pair + i % 2);
     }
     _tile_release();
 }
@@ -109,16 +143,21 @@ bool vlad_linear_amx(const struct vlad_linear *job, const struct vlad_pool *pool
 {
     struct state s = {
         .job = job,
+        .left = job->x.data,
+        .stride = job->k,
         .steps = AMX_STEPS(job->k),
         .blocks_m = AMX_BLOCKS(job->m),
         .blocks_n = AMX_BLOCKS(job->n),
     };
 
     s.pairs_n = (s.blocks_n + 1) / 2;
-    s.left = vlad_scratch(VLAD_SCRATCH_SHARED, s.blocks_m * s.steps * AMX_TILE * sizeof *s.left);
-    if (!s.left)
-        return false;
-    pool->run(pool->self, pack, s.blocks_m, &s);
+    if (!job->x.rounded || job->m % AMX_ROWS || job->k % AMX_STEP) {
+        s.stride = (s.steps | 1) * AMX_STEP; /* rows of a tile in different sets of the cache */
+        s.left = vlad_scratch(VLAD_SCRATCH_SHARED, s.blocks_m * AMX_ROWS * s.stride * sizeof *s.left);
+        if (!s.left)
+            return false;
+        pool->run(pool->self, pack, s.blocks_m, &s);
+    }
     pool->run(pool->self, multiply, (s.blocks_m + CHUNK - 1) / CHUNK * s.pairs_n, &s);
     return true;
 }

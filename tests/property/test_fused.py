@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 
 from vlad.backend import FUSED
 from vlad.build.bfloat16 import rounded
-from vlad.build.functions import DOMAIN, Heads, function, tiles
+from vlad.build.functions import DOMAIN, LINEAR, ROUNDED, Heads, function, tiles
 
 F64 = NDArray[np.float64]
 SIZES = st.integers(1, 70)
@@ -29,21 +29,30 @@ HEADS = st.builds(
     lambda keys, group, size: Heads(keys * group, keys, size),
     st.integers(1, 3), st.integers(1, 3), st.sampled_from([1, 8, 24, 64, 70]),
 )  # fmt: skip
-LINEAR = ("Linear", "LinearGelu", "LinearSilu")
+WHOLE_AND_LARGE = ((32, 48, 96), (300, 33, 40))  # tiles that are read where they lie; more rows than one chunk
+LINEAR_NAMES = (*LINEAR, "LinearRounded", "LinearGeluRounded", "LinearMulRounded")
 
 
-def session(name: str, inputs: dict[str, np.ndarray], heads: Heads | None, *, fused: bool, threads: int = 1) -> Any:
+def session(
+    name: str, inputs: dict[str, np.ndarray], heads: Heads | None, *, fused: bool, threads: int = 1, narrow: str = "",
+    **attributes: Any,
+) -> Any:  # fmt: skip
+    """A model of one call, of float32 in and out; the inputs whose letter is in `narrow` reach it as bfloat16."""
     constants, declared = [], []
     for key, value in inputs.items():
         if key == "w":
             constants.append(helper.make_tensor(key, TensorProto.BFLOAT16, value.shape, value.tobytes(), raw=True))
         else:
             declared.append(helper.make_tensor_value_info(key, TensorProto.FLOAT, value.shape))
-    attributes = {"heads": heads.query, "kv_heads": heads.key} if heads is not None and "Attention" in name else {}
-    node = helper.make_node(name, list(inputs), ["y"], domain=DOMAIN, **attributes)
+    if heads is not None and "Attention" in name:
+        attributes |= {"heads": heads.query, "kv_heads": heads.key}
+    nodes = [helper.make_node("Cast", [key], [f"narrow_{key}"], to=TensorProto.BFLOAT16) for key in narrow]
+    taken = [f"narrow_{key}" if key in narrow else key for key in inputs]
+    nodes.append(helper.make_node(name, taken, ["made"], domain=DOMAIN, **attributes))
+    nodes.append(helper.make_node("Cast", ["made"], ["y"], to=TensorProto.FLOAT))
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, None])
     model = helper.make_model(
-        helper.make_graph([node], "one", declared, [output], constants),
+        helper.make_graph(nodes, "one", declared, [output], constants),
         opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)],
         functions=[function(name, heads)],
         ir_version=9,
@@ -71,10 +80,14 @@ def as_bfloat16(x: np.ndarray) -> F64:
     return of_bits(rounded(x.astype(np.float32)))
 
 
-def activated(name: str, x: F64) -> F64:
-    if name == "LinearGelu":
+def finished(name: str, x: F64, other: NDArray[np.float32] | float) -> F64:
+    """What comes after the product and the bias, but for rounding."""
+    kind = name.removesuffix(ROUNDED)
+    if kind == "LinearGelu":
         return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
-    return x / (1 + np.exp(-x)) if name == "LinearSilu" else x
+    if kind in ("LinearAdd", "LinearMul"):
+        return x + other if kind == "LinearAdd" else x * other
+    return x / (1 + np.exp(-x)) if kind == "LinearSilu" else x
 
 
 def attended(q: F64, k: F64, v: F64, mask: F64, heads: Heads) -> F64:
@@ -89,25 +102,44 @@ def attended(q: F64, k: F64, v: F64, mask: F64, heads: Heads) -> F64:
     return made
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.sampled_from(LINEAR), st.tuples(SIZES, SIZES, st.integers(1, 200)), SEEDS, st.sampled_from([1, 2]))
-def test_linear(name: str, sizes: tuple[int, int, int], seed: int, threads: int) -> None:
+@settings(max_examples=80, deadline=None)
+@given(
+    st.sampled_from(LINEAR_NAMES), st.tuples(SIZES, SIZES, st.integers(1, 900)) | st.sampled_from(WHOLE_AND_LARGE),
+    SEEDS, st.sampled_from([1, 2]), st.sampled_from(["", "x"]),
+)  # fmt: skip
+def test_linear(name: str, sizes: tuple[int, int, int], seed: int, threads: int, narrow: str) -> None:
     m, n, k = sizes
     generator = np.random.default_rng(seed)
     x = generator.standard_normal((m, k), dtype=np.float32) * np.float32(generator.choice([0.01, 1, 30]))
     w = rounded(generator.standard_normal((k, n), dtype=np.float32) / np.sqrt(k))
     bias = generator.standard_normal(n, dtype=np.float32)
     inputs = {"x": x, "w": tiles(w), "bias": bias}
-    found = compute(name, inputs, fused=True, threads=threads)
-    expected = activated(name, as_bfloat16(x) @ of_bits(w) + bias)
-    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=3e-6 * (1 + np.abs(x).max()))
-    defined = compute(name, inputs, fused=False)
-    np.testing.assert_allclose(defined, expected, rtol=2e-5, atol=3e-6 * (1 + np.abs(x).max()))
+    if name.startswith(("LinearAdd", "LinearMul")):
+        inputs["other"] = generator.standard_normal((generator.choice([1, m]), n), dtype=np.float32)
+    expected = finished(name, as_bfloat16(x) @ of_bits(w) + bias, inputs.get("other", 0.0))
+    coarse = 2**-8 if name.endswith(ROUNDED) else 0
+    for fused in (True, False):
+        found = compute(name, inputs, fused=fused, threads=threads, narrow=narrow)
+        np.testing.assert_allclose(found, expected, rtol=coarse + 2e-5, atol=2e-5 * (1 + np.abs(x).max()))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 200), SEEDS, st.sampled_from([1, 2]))
+def test_layer_norm(n: int, width: int, seed: int, threads: int) -> None:
+    generator = np.random.default_rng(seed)
+    x = generator.standard_normal((n, width), dtype=np.float32) + np.float32(generator.choice([0, 3]))
+    weight, bias = (generator.standard_normal(width, dtype=np.float32) for _ in range(2))
+    off = x - x.mean(axis=1, keepdims=True, dtype=np.float64)
+    expected = off / np.sqrt((off**2).mean(axis=1, keepdims=True) + 1e-3) * weight + bias
+    inputs = {"x": x, "weight": weight, "bias": bias}
+    for fused in (True, False):
+        found = compute("LayerNormRounded", inputs, fused=fused, threads=threads, epsilon=1e-3)
+        np.testing.assert_allclose(found, expected, rtol=2**-8, atol=1e-4)
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.tuples(SIZES, SIZES), HEADS, st.booleans(), SEEDS)
-def test_attention(sizes: tuple[int, int], heads: Heads, masked: bool, seed: int) -> None:
+@given(st.tuples(SIZES, SIZES), HEADS, st.booleans(), SEEDS, st.sampled_from(["", "qkv", "v"]))
+def test_attention(sizes: tuple[int, int], heads: Heads, masked: bool, seed: int, narrow: str) -> None:
     generator = np.random.default_rng(seed)
     (n, s), size = sizes, heads.size
     q = generator.standard_normal((n, heads.query * size), dtype=np.float32)
@@ -120,8 +152,9 @@ def test_attention(sizes: tuple[int, int], heads: Heads, masked: bool, seed: int
     prefix = "Masked" if masked else ""
     assert np.abs(compute(f"{prefix}Attention", inputs, heads, fused=False) - exact).max() < 1e-4
     for fused in (True, False):  # weights are at most 1 and rounded to 8 bits, their sum is not
-        found = compute(f"{prefix}AttentionBfloat16", inputs, heads, fused=fused)
-        assert np.abs(found - near).max() < 4e-3 * np.abs(v).max()
+        for rounds, error in (("", 4e-3), (ROUNDED, 8e-3)):
+            found = compute(f"{prefix}AttentionBfloat16{rounds}", inputs, heads, fused=fused, narrow=narrow)
+            assert np.abs(found - near).max() < error * np.abs(v).max()
 
 
 @settings(max_examples=30, deadline=None)

@@ -1,8 +1,8 @@
 """A block in bfloat16: products with weights and attention, as functions of vlad.build.functions.
 
-Weights take half the space, rounded to nearest even; activations stay float32 between operators and
-are rounded where they are multiplied; sums are float32. Norms, rotations, residuals and the small
-projections of states, actions and times are not touched.
+Weights take half the space, rounded to nearest even; activations are rounded where they are multiplied, and
+travel rounded where nothing else reads them; sums are float32. A residual or a gate is joined to the product
+that it meets. Rotations and the small projections of states, actions and times are not touched.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from vlad.build.functions import BFLOAT16, DOMAIN, function, heads_of, tiles
+from vlad.build.functions import BFLOAT16, DOMAIN, LINEAR, ROUNDED, function, heads_of, tiles
 
 SMALL = 1 << 16
 """Weights of fewer numbers than this stay float32: they cost nothing."""
+
+_ROUNDABLE = ("Linear", "LinearGelu", "LinearMul", "AttentionBfloat16", "MaskedAttentionBfloat16")  # as in fused_ops.c
 
 
 def to_bfloat16(model: onnx.ModelProto, wanted: Callable[[str], bool] = lambda node: True) -> None:
@@ -106,9 +108,22 @@ class _Rewriter:
         self._constants[tensor.name] = tensor
         self._model.graph.initializer.append(tensor)
 
+    def _meet(self, node: onnx.NodeProto) -> None:
+        """Join a Linear to the sum or product whose second operand it is; that has the shape of the result."""
+        reader = self._only(node, "Add") or self._only(node, "Mul")
+        if reader is None or reader.input[1] != node.output[0] or reader.input[0] in self._constants:
+            return
+        reader.op_type, reader.domain = f"Linear{reader.op_type}", DOMAIN
+        reader.input[:] = [*node.input, reader.input[0]]
+        self._gone.add(node.name)
+
     def finish(self) -> None:
         graph = self._model.graph
+        for node in graph.node:
+            if node.domain == DOMAIN and node.op_type == "Linear" and node.name not in self._gone:
+                self._meet(node)
         kept = [node for node in graph.node if node.name not in self._gone]
+        _round(kept)
         del graph.node[:]
         graph.node.extend(kept)
         used = {name for node in kept for name in node.input}
@@ -122,5 +137,26 @@ class _Rewriter:
         self._model.functions.extend(made)
 
     def _define(self, name: str, defined: dict[str, onnx.FunctionProto]) -> onnx.FunctionProto:
-        plain = defined.get(name.removesuffix(BFLOAT16))
+        plain = defined.get(name.removesuffix(ROUNDED).removesuffix(BFLOAT16))
         return function(name, None if plain is None else heads_of(plain))
+
+
+def _round(nodes: list[onnx.NodeProto]) -> None:
+    """Let those whose every reader rounds what they compute do it themselves."""
+    readers: dict[str, list[bool]] = {}
+    for node in nodes:
+        rounding = 0
+        if node.domain == DOMAIN:
+            rounding = 1 if node.op_type in LINEAR else 3 if node.op_type.endswith(f"Attention{BFLOAT16}") else 0
+        for place, name in enumerate(node.input):
+            readers.setdefault(name, []).append(place < rounding)
+    for node in nodes:
+        if not all(readers.get(node.output[0], [False])):
+            continue
+        if node.domain == DOMAIN and node.op_type in _ROUNDABLE:
+            node.op_type += ROUNDED
+        elif node.op_type == "LayerNormalization" and len(node.input) == 3:
+            node.op_type, node.domain = f"LayerNorm{ROUNDED}", DOMAIN
+            epsilon = [attribute for attribute in node.attribute if attribute.name == "epsilon"]
+            del node.attribute[:]
+            node.attribute.extend(epsilon)

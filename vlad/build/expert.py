@@ -96,7 +96,7 @@ def _embed(graph: Graph, x: str, time: str, arch: Architecture, weights: SafeTen
     mixing = weights.read("model.action_time_mlp_in.weight", (d, 2 * d))
     bias = weights.read("model.action_time_mlp_in.bias", (d,))
     of_time = graph.linear(time, "action_time_mlp_in.time", mixing[:, d:], bias)
-    mixed = graph.op("Add", graph.linear(actions, "action_time_mlp_in.action", mixing[:, :d]), of_time)
+    mixed = graph.op("Add", of_time, graph.linear(actions, "action_time_mlp_in.action", mixing[:, :d]))
     return graph.linear(
         graph.silu(mixed),
         "action_time_mlp_out",

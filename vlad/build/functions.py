@@ -9,9 +9,13 @@ The body is also the kernel's definition, rounding included.
     Rope             (x [n, heads * 2 * half], cos [n, half], sin [n, half]) -> as x
     Linear           (x [m, k], w, bias [n]) -> x w + bias [m, n]; w is bfloat16 as `tiles` makes it
     LinearGelu, LinearSilu   of which GELU (tanh) or SiLU is taken
+    LinearAdd, LinearMul     (x, w, bias, other [m, n] or [1, n]) -> other + or * Linear(x, w, bias)
+    LayerNorm                (x [n, width], weight [width], bias [width]) -> as x
 
 The scale of attention is in q already; query head h sees head h * kv_heads / heads of k and v.
 `AttentionBfloat16` and `MaskedAttentionBfloat16` round q, k, v and the unnormalised weights.
+A name that ends in `Rounded` is that of the same function with y as bfloat16. x of Linear and q, k, v of attention
+may be bfloat16 already.
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ from onnx import TensorProto, helper, numpy_helper
 DOMAIN = "vlad"
 VERSION = 1
 BFLOAT16 = "Bfloat16"
+ROUNDED = "Rounded"
+LINEAR = ("Linear", "LinearGelu", "LinearSilu", "LinearAdd", "LinearMul")
 _OPSETS = [helper.make_opsetid("", 20)]
 
 
@@ -63,22 +69,32 @@ class _Body:
 def function(name: str, heads: Heads | None) -> onnx.FunctionProto:
     """The definition of a function by name. `heads` is that of the block, for attention."""
     body = _Body()
-    if "Attention" in name:
+    kind = name.removesuffix(ROUNDED)
+    y = "y" if kind == name else "unrounded"
+    attributes: list[str] = []
+    if "Attention" in kind:
         if heads is None:
             raise ValueError(f"{name} needs the heads of its block")
-        inputs = ["q", "k", "v"] + (["mask"] if name.startswith("Masked") else [])
-        _attention(body, heads, masked=name.startswith("Masked"), rounded=name.endswith(BFLOAT16))
+        inputs = ["q", "k", "v"] + (["mask"] if kind.startswith("Masked") else [])
+        _attention(body, heads, y, masked=kind.startswith("Masked"), rounded=kind.endswith(BFLOAT16))
         attributes = ["heads", "kv_heads"]
-    elif name == "Rope":
+    elif kind == "Rope":
         if heads is None:
             raise ValueError(f"{name} needs the heads of its block")
-        inputs, attributes = ["x", "cos", "sin"], []
-        _rope(body, heads)
-    elif name in ("Linear", "LinearGelu", "LinearSilu"):
-        inputs, attributes = ["x", "w", "bias"], []
-        _linear(body, name.removeprefix("Linear"))
+        inputs = ["x", "cos", "sin"]
+        _rope(body, heads, y)
+    elif kind in LINEAR:
+        inputs = ["x", "w", "bias"] + (["other"] if kind in ("LinearAdd", "LinearMul") else [])
+        _linear(body, kind.removeprefix("Linear"), y)
+    elif kind == "LayerNorm":
+        inputs, attributes = ["x", "weight", "bias"], ["epsilon"]
+        body.op("LayerNormalization", *inputs, result=y, axis=-1)
+        epsilon = onnx.AttributeProto(name="epsilon", ref_attr_name="epsilon", type=onnx.AttributeProto.FLOAT)
+        body.nodes[-1].attribute.append(epsilon)
     else:
         raise ValueError(f"no function {name!r}")
+    if y != "y":
+        body.op("Cast", y, result="y", to=TensorProto.BFLOAT16)
     made = helper.make_function(DOMAIN, name, inputs, ["y"], body.nodes, _OPSETS, attributes)
     if heads is not None:
         made.doc_string = f"{heads.query} query heads, {heads.key} key heads of {heads.size}"
@@ -91,11 +107,11 @@ def heads_of(definition: onnx.FunctionProto) -> Heads:
     return Heads(*numbers)
 
 
-def _attention(body: _Body, heads: Heads, *, masked: bool, rounded: bool) -> None:
+def _attention(body: _Body, heads: Heads, y: str, *, masked: bool, rounded: bool) -> None:
     def split(x: str, count: int, perm: list[int]) -> str:
         shaped = body.op("Reshape", body.rounded(x) if rounded else x, body.integers(-1, count, heads.size))
-        y: str = body.op("Transpose", shaped, perm=perm)
-        return y
+        made: str = body.op("Transpose", shaped, perm=perm)
+        return made
 
     group = heads.query // heads.key
     query = split("q", heads.query, [1, 0, 2])
@@ -118,10 +134,10 @@ def _attention(body: _Body, heads: Heads, *, masked: bool, rounded: bool) -> Non
     if group > 1:
         attended = body.op("Reshape", attended, body.integers(heads.query, -1, heads.size))
     merged = body.op("Transpose", attended, perm=[1, 0, 2])
-    body.op("Reshape", merged, body.integers(-1, heads.query * heads.size), result="y")
+    body.op("Reshape", merged, body.integers(-1, heads.query * heads.size), result=y)
 
 
-def _rope(body: _Body, heads: Heads) -> None:
+def _rope(body: _Body, heads: Heads, y: str) -> None:
     """(x1 cos - x2 sin, x2 cos + x1 sin) of the halves of each head."""
     split = body.op("Reshape", "x", body.integers(0, -1, heads.size))
     left, right = body.op("Split", split, outputs=2, axis=-1, num_outputs=2)
@@ -131,7 +147,7 @@ def _rope(body: _Body, heads: Heads) -> None:
     second = body.op("Add", body.op("Mul", right, cos), body.op("Mul", left, sin))
     joined = body.op("Concat", first, second, axis=-1)
     shape = body.op("Shape", "x")
-    body.op("Reshape", joined, shape, result="y")
+    body.op("Reshape", joined, shape, result=y)
 
 
 def tiles(weight: NDArray[Any]) -> NDArray[Any]:
@@ -145,16 +161,19 @@ def tiles(weight: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(ordered).reshape(padded.shape[1] // 16, -1)
 
 
-def _linear(body: _Body, activation: str) -> None:
+def _linear(body: _Body, kind: str, y: str) -> None:
     ordered = body.op("Reshape", body.op("Cast", "w", to=TensorProto.FLOAT), body.integers(0, -1, 16, 16, 2))
     padded = body.op("Flatten", body.op("Transpose", ordered, perm=[1, 2, 4, 0, 3]), axis=3)
     sizes = body.op("Concat", body.op("Shape", "x", start=1), body.op("Shape", "bias"), axis=0)
     weight = body.op("Slice", padded, body.integers(0, 0), sizes, body.integers(0, 1))
     product = body.op("MatMul", body.rounded("x"), weight)
-    if activation == "Gelu":
-        body.op("Gelu", body.op("Add", product, "bias"), result="y", approximate="tanh")
-    elif activation == "Silu":
-        y = body.op("Add", product, "bias")
-        body.op("Mul", y, body.op("Sigmoid", y), result="y")
+    if not kind:
+        body.op("Add", product, "bias", result=y)
+        return
+    linear = body.op("Add", product, "bias")
+    if kind == "Gelu":
+        body.op("Gelu", linear, result=y, approximate="tanh")
+    elif kind == "Silu":
+        body.op("Mul", linear, body.op("Sigmoid", linear), result=y)
     else:
-        body.op("Add", product, "bias", result="y")
+        body.op(kind, "other", linear, result=y)
