@@ -202,7 +202,7 @@ class Quantisation(_Part, frozen=True, kw_only=True):
     source: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
     manifest_sha256: Sha256
     dataset: Annotated[str, msgspec.Meta(max_length=255)]
-    groups: dict[str, dict[str, Literal["float16", "static8", "dynamic8", "token8", "weights4"]]]
+    groups: dict[str, dict[str, Literal["float16", "bfloat16", "static8", "dynamic8", "token8", "weights4"]]]
     errors: Errors
     budget: Annotated[float, msgspec.Meta(gt=0)]
     observations: Count

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import io
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -21,6 +25,7 @@ from vlad.golden import check_golden, open_for_check
 from vlad.main import main
 from vlad.manifest import File, parse_manifest
 from vlad.quantize.observations import decode, read_moments
+from vlad.quantize.schemes import SCHEMES
 
 QUIET = ("--observations", "2")
 WIDE = ("--prefer", "size", "--gate", "0.2", "--budget", "0.5", "--cosine", "0.9")
@@ -41,7 +46,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(source: Path, dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with integers, a page and its JSON. The gate is wide: these weights are random."""
     out = tmp_path_factory.mktemp("made")
-    assert run(source, dataset, out / "q.vlad", *WIDE, "--report", str(out / "q.html")) == 0
+    assert run(source, dataset, out / "q.vlad", *WIDE, "--steps", "10", "--report", str(out / "q.html")) == 0
     return out
 
 
@@ -70,7 +75,7 @@ def test_the_bundle_is_valid_smaller_and_computes_integers(source: Path, made: P
 def test_the_expert_stays_floating_point_unless_asked(made: Path) -> None:
     quantisation = bundles.load(made / "q.vlad").manifest.quantisation
     assert quantisation is not None
-    assert set(quantisation.groups.get("expert", {}).values()) <= {"float16"}
+    assert set(quantisation.groups.get("expert", {}).values()) <= {"float16", "bfloat16"}
 
 
 def test_the_report_holds_what_was_measured_and_nothing_from_outside(made: Path) -> None:
@@ -79,7 +84,7 @@ def test_the_report_holds_what_was_measured_and_nothing_from_outside(made: Path)
     assert "<script" not in page
     assert page.count("<svg") == 4
     assert "default-src 'none'" in page
-    assert {w["scheme"] for w in found["wholes"]} == {"float16", "static8", "dynamic8", "token8", "weights4"}
+    assert {w["scheme"] for w in found["wholes"]} == set(SCHEMES)
     assert all(len(w["steps"]) == 10 for w in found["wholes"])
     assert {g["block"] for g in found["groups"]} == {"vision", "prefill", "context", "expert"}
     chosen = {(g["block"], g["group"]): g["scheme"] for g in found["groups"] if g["chosen"]}
@@ -88,6 +93,54 @@ def test_the_report_holds_what_was_measured_and_nothing_from_outside(made: Path)
     assert chosen == {(b, g): s for b, each in manifest.quantisation.groups.items() for g, s in each.items()}
     assert found["errors"] == msgspec.to_builtins(manifest.quantisation.errors)
     assert found["observations"]["calibrate"].keys().isdisjoint(found["observations"]["held_out"])
+
+
+def test_evaluations_are_counted_and_what_was_not_tried_is_said(source: Path, dataset: Path, tmp_path: Path) -> None:
+    words = *WIDE, "--schemes", "float16,weights4", "--evaluations", "5", "--json"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert run(source, dataset, tmp_path / "q.vlad", *words) == 0
+    found = json.loads(printed.getvalue())
+    assert len(found["groups"]) == 5
+    assert {g["block"] for g in found["groups"]} > {"vision"}, "each block has its part"
+    assert not {(g["block"], g["group"], g["scheme"]) for g in found["groups"]} & {
+        tuple(u.values()) for u in found["untried"]
+    }
+    assert any("were not tried" in note for note in found["notes"])
+    for name, least in Counter((g["block"], g["group"]) for g in found["groups"]).items():
+        assert least <= 1, f"{name} came twice before others came at all"
+
+
+def test_no_time_left_judges_nothing_and_writes_nothing(
+    source: Path, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = *WIDE, "--schemes", "float16", "--minutes", "1e-6"
+    assert run(source, dataset, tmp_path / "q.vlad", *words) == 1
+    assert "nothing is written" in capsys.readouterr().err
+
+
+def test_a_group_whose_outputs_are_hopeless_costs_no_chunk(source: Path, dataset: Path, tmp_path: Path) -> None:
+    """With a gate that nothing passes, the blocks after the one that is judged are not run."""
+    words = "--schemes", "weights4", "--blocks", "prefill", "--gate", "1e-9", "--prefer", "size"
+    report = tmp_path / "q.html"
+    assert run(source, dataset, tmp_path / "q.vlad", *words, "--report", str(report)) == 1
+    groups = json.loads(report.with_suffix(".json").read_text())["groups"]
+    assert groups
+    assert all(g["errors"] is None and not g["passes"] and g["output_error"] > 0 for g in groups)
+    assert report.read_text().count("<td>-</td>") >= 3 * len(groups)
+
+
+def test_some_blocks_in_bfloat16_beside_float32(
+    source: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "q.vlad"
+    monkeypatch.setitem(SCHEMES, "bfloat16", dataclasses.replace(SCHEMES["bfloat16"], call=0.0))  # so small a policy
+    assert run(source, dataset, out, *WIDE, "--schemes", "bfloat16", "--blocks", "vision,expert") == 0
+    made = bundles.load(out)
+    assert {b.name: b.dtype for b in made.manifest.blocks}["prefill"] == "float32"
+    assert made.manifest.quantisation is not None
+    assert set(made.manifest.quantisation.groups) <= {"vision", "expert"}
+    assert {s for g in made.manifest.quantisation.groups.values() for s in g.values()} == {"bfloat16"}
+    assert check([str(out), "--json"]) == 0
 
 
 def test_the_choice_does_not_depend_on_the_clock(source: Path, dataset: Path, made: Path, tmp_path: Path) -> None:

@@ -10,12 +10,15 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from tests import tiny_smolvla
+from vlad import bundle as bundles
 from vlad.backend import Threads
+from vlad.build.bfloat16 import rounded
 from vlad.errors import BundleError
-from vlad.quantize.block_graph import BlockGraph, group_of, operators
+from vlad.quantize.block_graph import BlockGraph, group_of, joined, operators
 from vlad.quantize.calibration import MAX_ROWS, Sample, choose_range
 from vlad.quantize.evaluation import GraphSession
-from vlad.quantize.schemes import SCHEMES, Range, int4_blocks, int8_channels, scheme, stored_as
+from vlad.quantize.schemes import FLOAT32, SCHEMES, Linear, Range, int4_blocks, int8_channels, scheme, stored_as
 from vlad.quantize.writer import check_written
 
 Array = NDArray[np.float32]
@@ -33,6 +36,8 @@ def weights(seed: int, inputs: int = IN, outputs: int = OUT) -> Array:
 def block_graph(directory: Path, nodes: list[onnx.NodeProto], constants: dict[str, Array], ends: Ends) -> BlockGraph:
     """A block of these nodes; `ends`: its input and output with their widths."""
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", width]) for name, width in ends]
+    for node in nodes:
+        node.name = node.output[0]
     graph = helper.make_graph(nodes, "block", values[:1], values[1:],
                               [numpy_helper.from_array(v, k) for k, v in constants.items()])  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
@@ -59,10 +64,17 @@ def inputs(rows: int = 9) -> Array:
     return np.random.default_rng(5).standard_normal((rows, IN)).astype(np.float32) * np.float32(2)
 
 
+def near(values: Array) -> Array:
+    """As bfloat16 holds them."""
+    return (rounded(values).astype(np.uint32) << 16).view(np.float32)
+
+
 def as_stored(weight: Array, name: str) -> Array:
     """`[in, out]` after a round through what the scheme stores."""
     if name == "float16":
         return weight.astype(np.float16).astype(np.float32)
+    if name == "bfloat16":
+        return near(weight)
     if name == "weights4":
         numbers, scale = int4_blocks(weight)
         both = np.stack([numbers & 15, numbers >> 4], axis=-1).reshape(*scale.shape, -1).astype(np.float32)
@@ -73,6 +85,8 @@ def as_stored(weight: Array, name: str) -> Array:
 
 def as_read(x: Array, name: str, clip: Range) -> Array:
     """What the layer multiplies instead of x."""
+    if name == "bfloat16":
+        return near(x)
     if name == "token8":
         greatest = np.abs(x).max(axis=1, keepdims=True)
         return np.rint(x / greatest * 127) / 127 * greatest
@@ -129,6 +143,45 @@ def test_a_token_of_token8_does_not_depend_on_the_others(block: BlockGraph) -> N
 )
 def test_groups_are_named_by_the_weights(weight: str, group: str) -> None:
     assert group_of(weight) == group
+
+
+def test_groups_of_neighbouring_layers_go_together_where_there_are_too_many() -> None:
+    names = ["in", *(f"layer{i}/{kind}" for i in range(5) for kind in ("attention", "mlp")), "out"]
+    assert joined(names, 12) == {name: name for name in names}
+    found = joined(names, 8)
+    assert len(set(found.values())) == 8
+    assert found["layer0/mlp"] == found["layer1/mlp"] == "layer0-1/mlp"
+    assert found["layer4/attention"] == "layer4/attention"
+    assert joined(names, 1) == joined(names, 4)  # what is no layer, and each kind of layer, stays by itself
+    assert set(joined(names, 1).values()) == {"in", "out", "layer0-4/attention", "layer0-4/mlp"}
+    odd = ["layer1/attention", "layer3/attention", "layer5/attention"]
+    assert list(joined(odd, 2).values()) == ["layer1-3/attention", "layer1-3/attention", "layer5/attention"]
+
+
+def test_bfloat16_takes_the_attention_before_a_layer_and_leaves_other_groups(tmp_path: Path) -> None:
+    """Group by group, what is made is what `vlad build --bfloat16` makes of the whole block."""
+    source = bundles.load(tiny_smolvla.build(tmp_path / "tiny.vlad"))
+    (tmp_path / "scratch").mkdir()
+    block = BlockGraph("vision", source.file(source.block("vision").file), tmp_path / "scratch")
+    some = operators(block.candidate("some.onnx", {"layer0/attention": "bfloat16"}, {}))
+    every = operators(block.candidate("every.onnx", dict.fromkeys(block.groups, "bfloat16"), {}))
+    assert (some["AttentionBfloat16"], some["Attention"]) == (1, every["AttentionBfloat16"] - 1)
+    assert some["Linear"] == 4
+    assert every["MatMul"] == every["Attention"] == 0
+    mixed = {g: "bfloat16" if g.endswith("mlp") else "token8" for g in block.groups}
+    path = tmp_path / "mixed.onnx"
+    block.bytes *= 10  # so narrow a block gains nothing
+    block.write(path, mixed, {})
+    check_written(block, path, mixed)
+    assert operators(path)["LinearGelu"] == sum(g.endswith("mlp") for g in block.groups)
+
+
+def test_without_kernels_bfloat16_costs_more_than_float32() -> None:
+    linear = Linear("l", "l", "x", "y", "w", None, 960, 2560)
+    exact, wide = FLOAT32.cost(linear, 240), SCHEMES["bfloat16"]
+    assert wide.cost(linear, 240) < exact / 3
+    assert wide.cost(linear, 240, kernels=False) > exact
+    assert SCHEMES["static8"].cost(linear, 240, kernels=False) == SCHEMES["static8"].cost(linear, 240)
 
 
 def test_int8_of_a_channel_of_zeros_is_zero() -> None:
@@ -215,5 +268,5 @@ def test_a_file_that_is_not_what_it_is_called_is_refused(block: BlockGraph, tmp_
         check_written(block, path, chosen)
     block.bytes *= 10
     block.write(path, {}, {})
-    with pytest.raises(BundleError, match="0 integer operators for 3 layers"):
+    with pytest.raises(BundleError, match="0 operators of static8 for 3 layers"):
         check_written(block, path, chosen)

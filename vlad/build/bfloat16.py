@@ -22,9 +22,16 @@ SMALL = 1 << 16
 _ROUNDABLE = ("Linear", "LinearGelu", "LinearMul", "AttentionBfloat16", "MaskedAttentionBfloat16")  # as in fused_ops.c
 
 
-def to_bfloat16(model: onnx.ModelProto, wanted: Callable[[str], bool] = lambda node: True) -> None:
-    """Rewrite in place the products with weights and the calls of attention whose node names `wanted` takes."""
-    rewriter = _Rewriter(model, wanted)
+def to_bfloat16(
+    model: onnx.ModelProto, wanted: Callable[[str], bool] = lambda node: True, *, smallest: int | None = None,
+    read: Callable[[onnx.TensorProto], NDArray[np.float32]] = numpy_helper.to_array,
+) -> None:  # fmt: skip
+    """Rewrite in place the products with weights and the calls of attention whose node names `wanted` takes.
+
+    smallest: numbers from which a weight is rewritten (SMALL). read: the values of a weight, for those that lie
+    outside the model.
+    """
+    rewriter = _Rewriter(model, wanted, SMALL if smallest is None else smallest, read)
     for node in list(model.graph.node):
         rewriter.rewrite(node)
     rewriter.finish()
@@ -38,9 +45,11 @@ def rounded(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 class _Rewriter:
-    def __init__(self, model: onnx.ModelProto, wanted: Callable[[str], bool]) -> None:
-        self._model = model
-        self._wanted = wanted
+    def __init__(
+        self, model: onnx.ModelProto, wanted: Callable[[str], bool], smallest: int,
+        read: Callable[[onnx.TensorProto], NDArray[np.float32]],
+    ) -> None:  # fmt: skip
+        self._model, self._wanted, self._smallest, self._read = model, wanted, smallest, read
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self._readers: dict[str, list[onnx.NodeProto]] = {}
         for node in model.graph.node:
@@ -53,7 +62,7 @@ class _Rewriter:
             node.op_type += BFLOAT16
         elif node.op_type == "MatMul" and self._wanted(node.name):
             weight = self._constants.get(node.input[1])
-            if weight is not None and len(weight.dims) == 2 and weight.dims[0] * weight.dims[1] >= SMALL:
+            if weight is not None and len(weight.dims) == 2 and weight.dims[0] * weight.dims[1] >= self._smallest:
                 self._linear(node, weight)
 
     def _linear(self, node: onnx.NodeProto, weight: onnx.TensorProto) -> None:
@@ -75,7 +84,7 @@ class _Rewriter:
             self._join(node, silu[1])
         name = f"{weight.name}.bfloat16"
         if name not in self._constants:
-            bits = tiles(rounded(numpy_helper.to_array(weight)))
+            bits = tiles(rounded(self._read(weight)))
             self._put(helper.make_tensor(name, TensorProto.BFLOAT16, bits.shape, bits.tobytes(), raw=True))
         if not bias:
             bias = f"zeros[{columns}]"

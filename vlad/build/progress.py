@@ -29,6 +29,11 @@ class Progress:
             self._task = self._bar.add_task(self._label, total=self._total)
         return self
 
+    def expect(self, total: int) -> None:
+        """What `total` is, once it is known: the bar then has a share and an estimate of the time left."""
+        if self._bar is not None:
+            self._bar.update(self._task, total=total)
+
     def advance(self, what: str, amount: int = 1) -> None:
         """Count `amount` more of the total and name what is being worked on."""
         if self._bar is not None:

@@ -6,6 +6,7 @@ graph that points there, and a block of any size is judged without another copy 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from vlad.build.bfloat16 import to_bfloat16
+from vlad.build.functions import DOMAIN, VERSION
 from vlad.errors import BundleError
 from vlad.quantize.schemes import MICROSOFT, SCHEMES, Array, Linear, Range
 
@@ -24,6 +27,7 @@ _OUTSIDE = 4096  # bytes from which a constant lies outside the graph
 _PAGE = 4096
 _HEADER = 24  # bytes of a tensor in a file besides its name and its values
 _MLP = re.compile(r"mlp|fc\d|gate|up_proj|down_proj|linear\d")
+_LAYER = re.compile(r"(.*?)(\d+)/(.*)")
 _ATTENTION = re.compile(r"attn|attention|[qkvo]_proj|out_proj|in_proj")
 
 
@@ -36,19 +40,45 @@ def group_of(weight: str) -> str:
     return "/".join([*scope, kind])
 
 
+def joined(groups: Sequence[str], most: int) -> dict[str, str]:
+    """The group that each of `groups` (in order, each once) becomes a part of, so that there are at most `most`:
+    those of the same kind in neighbouring layers go together, as few as will do, `layer0/mlp` and `layer1/mlp`
+    as `layer0-1/mlp`. What is outside of layers stays by itself, whatever `most` is.
+    """
+    found = {name: match for name in groups if (match := _LAYER.fullmatch(name))}
+    numbers = {scope: sorted({int(m[2]) for m in found.values() if m[1] == scope}) for scope in
+               dict.fromkeys(m[1] for m in found.values())}  # fmt: skip
+    made = {name: name for name in groups}
+    for span in range(1, len(groups) + 1):
+        for name, match in found.items():
+            of_scope = numbers[match[1]]
+            first = of_scope.index(int(match[2])) // span * span
+            layers = of_scope[first : first + span]
+            through = f"-{layers[-1]}" if len(layers) > 1 else ""
+            made[name] = f"{match[1]}{layers[0]}{through}/{match[3]}"
+        if len(set(made.values())) <= most:
+            break
+    return made
+
+
 class BlockGraph:
-    """One block. `scratch` is a directory of its own, where weights and candidates are written.
+    """One block. `scratch` is a directory of its own, where weights and candidates are written. `most`: groups that
+    it is divided into at most.
 
     bytes: of its file. candidate_bytes: what the candidate that was written last would have in one file.
     """
 
-    def __init__(self, name: str, path: Path, scratch: Path) -> None:
+    def __init__(self, name: str, path: Path, scratch: Path, most: int = 4096) -> None:
         self.name = name
         self.bytes = self.candidate_bytes = path.stat().st_size
         self._scratch = scratch
         self._model = onnx.load(str(path))
         self._outside = self._move_weights(scratch / "weights.bin")
-        self.linears = self._find_linears()  # none in a block of convolutions
+        # Parsed anew: what is taken out of a message stays in its memory.
+        self._model = onnx.ModelProto.FromString(self._model.SerializeToString())
+        linears = self._find_linears()  # none in a block of convolutions
+        groups = joined(list(dict.fromkeys(linear.group for linear in linears)), most)
+        self.linears = [dataclasses.replace(linear, group=groups[linear.group]) for linear in linears]
 
     @property
     def groups(self) -> list[str]:
@@ -113,10 +143,14 @@ class BlockGraph:
         new: dict[str, list[onnx.NodeProto]] = {}
         constants: dict[str, NDArray[Any]] = {}
         gone: set[str] = set()
+        rounded = [linear for linear in self.linears if choice.get(linear.group) == "bfloat16"]
         for linear in self.linears:
             if linear.group not in choice:
                 continue
-            made = SCHEMES[choice[linear.group]].rewrite(linear, self.weight(linear), ranges.get(linear.x))
+            rewrite = SCHEMES[choice[linear.group]].rewrite
+            if rewrite is None:
+                continue
+            made = rewrite(linear, self.weight(linear), ranges.get(linear.x))
             new[linear.weight] = made.nodes
             constants |= made.constants
             if linear.bias is not None:  # the Add went into the replacement
@@ -138,8 +172,16 @@ class BlockGraph:
         imports = list(self._model.opset_import)
         if all(i.domain != MICROSOFT for i in imports):
             imports.append(helper.make_opsetid(MICROSOFT, 1))
-        return helper.make_model(graph, opset_imports=imports, functions=list(self._model.functions),
-                                 ir_version=self._model.ir_version, producer_name="vlad")  # fmt: skip
+        if rounded and all(i.domain != DOMAIN for i in imports):
+            imports.append(helper.make_opsetid(DOMAIN, VERSION))
+        model = helper.make_model(graph, opset_imports=imports, functions=list(self._model.functions),
+                                  ir_version=self._model.ir_version, producer_name="vlad")  # fmt: skip
+        if rounded:
+            weights, read = {linear.weight for linear in rounded}, {linear.x for linear in rounded}
+            names = {n.name for n in nodes if (n.op_type == "MatMul" and n.input[1] in weights)
+                     or (n.domain == DOMAIN and n.output[0] in read)}  # fmt: skip
+            to_bfloat16(model, names.__contains__, smallest=1, read=lambda tensor: self.constant(tensor.name))
+        return model
 
     def _move_weights(self, file: Path) -> dict[str, NDArray[Any]]:
         """Writes the large constants to `file`, points the graph there, and maps them."""

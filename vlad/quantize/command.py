@@ -57,6 +57,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--steps", type=_steps, default="keep", metavar="N|auto|keep",
                    help="flow steps: a number, or the fewest evaluations within the gate (default: as they are)")
     p.add_argument("--solver", choices=SOLVERS, help="with --steps: of the flow (default: as it is; auto: any)")
+    p.add_argument("--groups", type=count, default=12, metavar="N",
+                   help="of a block at most: neighbouring layers go together where there are more (default 12)")
+    p.add_argument("--evaluations", type=count, default=96, metavar="N",
+                   help="groups in a scheme to judge at most, the most promising first (default 96)")
+    p.add_argument("--minutes", type=_minutes, metavar="M",
+                   help="about how long it may take, judging fewer; the choice then depends on the clock")
     p.add_argument("--threads", type=count, default=1, metavar="N",
                    help="of each block while it is judged (default 1)")
     p.add_argument("--seed", type=int, default=0, help="of the noise that chunks start from (default 0)")
@@ -76,12 +82,14 @@ def main(argv: Sequence[str]) -> int:
         raise BundleError(f"no scheme {sorted(unknown)[0]!r}: there are {', '.join(SCHEMES)}")
     bundle = bundles.load(args.bundle)
     if any(block.dtype != "float32" for block in bundle.manifest.blocks):
-        raise BundleError(f"{args.bundle}: is quantised already: start from the bundle that `vlad build` wrote")
+        raise BundleError(f"{args.bundle}: is quantised already: start from the float32 bundle that `vlad build` "
+                          "writes without --bfloat16; bfloat16 is one of the schemes here")  # fmt: skip
     settings = Settings(
         schemes=tuple(name for name in SCHEMES if name in args.schemes),
         gate=Gate(args.cosine, args.gate), budget=args.budget,
         blocks=args.blocks or evaluation_of(bundle).blocks, integer_expert=args.integer_expert, prefer=args.prefer,
         steps=args.steps, solver=args.solver, threads=args.threads, seed=args.seed,
+        evaluations=args.evaluations, minutes=args.minutes, groups=args.groups,
     )  # fmt: skip
     args.output.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -90,6 +98,8 @@ def main(argv: Sequence[str]) -> int:
     ):
         moments = read_moments(args.calibrate, bundle.manifest, args.observations, args.seed, progress.advance)
         quantiser = Quantiser(bundle, moments, settings, Path(scratch), progress.advance)
+        quantiser.open()
+        progress.expect(quantiser.expected())
         study = quantiser.run()
         written = None
         if study.choice or study.flow != getattr(bundle.manifest, "flow", None):
@@ -162,6 +172,13 @@ def share(text: str) -> float:
 def names(text: str) -> tuple[str, ...]:
     """Separated by commas."""
     return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _minutes(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 10080:
+        raise argparse.ArgumentTypeError("more than 0 and at most 10080")
+    return value
 
 
 def _steps(text: str) -> str:

@@ -32,16 +32,20 @@ Array = NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Trace:
-    """What one observation gave. outputs: of each block that ran, its results. chunk: normalised actions
+    """What one observation gave. outputs: of each block that ran, the results of its calls. chunk: normalised actions
     `[chunk, joints]`. velocities, states: of each flow step, the joints' part, `[chunk, joints]`; none without
     a flow. kept: what the evaluation needs to go on from a block in the middle.
     """
 
-    outputs: dict[str, list[Array]]
+    outputs: dict[str, list[dict[str, Array]]]
     chunk: Array
     velocities: list[Array]
     states: list[Array]
     kept: Any = None
+
+
+GoesOn = Callable[[list[dict[str, Array]]], bool]
+"""Whether a block's results, those of all its calls for one chunk, are worth going on with."""
 
 
 class Evaluation(Protocol):
@@ -57,7 +61,14 @@ class Evaluation(Protocol):
         self, sessions: Mapping[str, Session], observation: Observation, *, changed: str | None = None,
         reference: Trace | None = None,
     ) -> Trace:
-        """With `changed` and `reference`, what comes before the block `changed` is taken from the reference."""
+        """With `changed` and `reference`, what comes before the block `changed` is taken from the reference, and
+        `sessions` need not have it.
+        """
+
+    def tried(
+        self, sessions: Mapping[str, Session], observation: Observation, changed: str, reference: Trace, goes_on: GoesOn
+    ) -> Trace | None:
+        """The same; None, and nothing after the block `changed` is run, where its results are not worth it."""
 
 
 class Timed(Session, Protocol):
@@ -147,19 +158,34 @@ class CapturingSession:
         self._session.close()
 
 
+class _Stopped(Exception):
+    """A block's results are not worth going on with."""
+
+
 class _Slot:
-    """A session that stands for whichever is plugged in for its block."""
+    """A session that stands for whichever is plugged in for its block.
+
+    replayed: results that are answered instead, one call after the other. goes_on: asked after the last of
+    `calls`.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self.session: Session | None = None
-        self.outputs: list[Array] = []
+        self.outputs: list[dict[str, Array]] = []
+        self.replayed: Sequence[dict[str, Array]] | None = None
+        self.goes_on: GoesOn | None = None
+        self.calls = 1
 
     def run(self, inputs: Arrays) -> dict[str, Array]:
+        if self.replayed is not None:
+            self.outputs.append(self.replayed[len(self.outputs)])
+            return self.outputs[-1]
         assert self.session is not None, self._name
-        out = self.session.run(inputs)
-        self.outputs += out.values()
-        return out
+        self.outputs.append(self.session.run(inputs))
+        if self.goes_on is not None and len(self.outputs) == self.calls and not self.goes_on(self.outputs):
+            raise _Stopped
+        return self.outputs[-1]
 
     def close(self) -> None:
         pass
@@ -187,9 +213,32 @@ class _PolicyEvaluation:
         reference: Trace | None = None,
     ) -> Trace:  # fmt: skip
         """See Evaluation."""
-        for name, slot in self._slots.items():
-            slot.session, slot.outputs = sessions[name], []
         start = 0 if changed is None or reference is None else self.blocks.index(changed)
+        self._plug(sessions, start, reference)
+        return self._traced(observation, start, reference)
+
+    def tried(
+        self, sessions: Mapping[str, Session], observation: Observation, changed: str, reference: Trace, goes_on: GoesOn
+    ) -> Trace | None:
+        """See Evaluation."""
+        start = self.blocks.index(changed)
+        self._plug(sessions, start, reference)
+        self._slots[changed].goes_on, self._slots[changed].calls = goes_on, self.calls(changed)
+        try:
+            return self._traced(observation, start, reference)
+        except _Stopped:
+            return None
+
+    def calls(self, block: str) -> int:
+        """See Evaluation."""
+        raise NotImplementedError
+
+    def _plug(self, sessions: Mapping[str, Session], start: int, reference: Trace | None) -> None:
+        for at, (name, slot) in enumerate(self._slots.items()):
+            slot.session, slot.outputs, slot.goes_on = sessions.get(name), [], None
+            slot.replayed = reference.outputs.get(name) if at < start and reference is not None else None
+
+    def _traced(self, observation: Observation, start: int, reference: Trace | None) -> Trace:
         trace = self._chunk(observation, start, None if reference is None else reference.kept)
         outputs = {name: slot.outputs for name, slot in self._slots.items() if slot.outputs}
         return dataclasses.replace(trace, outputs=outputs)

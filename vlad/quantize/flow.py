@@ -91,8 +91,9 @@ def flow_table(
     return FlowTable(f"{steps} steps of {solver}", compare(fine, coarser, scale).chunk_mae, rows)
 
 
-def choose_flow(flow: Flow, table: FlowTable, gate: float, wanted: str, solver: str | None) -> Flow:
-    """wanted: "keep", "auto" or a number of steps. solver: None for the policy's own, with "auto" for any.
+def choose_flow(flow: Flow, table: FlowTable | None, gate: float, wanted: str, solver: str | None) -> Flow:
+    """wanted: "keep", "auto", which needs the table, or a number of steps. solver: None for the policy's own, with
+    "auto" for any.
 
     "auto" takes the fewest evaluations whose chunk is within `gate` of the policy's own, or of the fine solution
     where there is one; among those, the nearest to its own. Raises BundleError where none is.
@@ -101,7 +102,7 @@ def choose_flow(flow: Flow, table: FlowTable, gate: float, wanted: str, solver: 
         if solver is not None and solver != flow.solver:
             raise BundleError(f"--solver {solver} needs --steps: the policy's own are {flow.steps} of {flow.solver}")
         return flow
-    if wanted != "auto":
+    if wanted != "auto" or table is None:
         return msgspec.structs.replace(flow, solver=solver or flow.solver, steps=int(wanted))
     able = [f for f in table.rows if solver in (None, f.solver)
             and min(f.own_mae, f.chunk_mae if table.fine_mae <= gate else f.own_mae) <= gate]  # fmt: skip

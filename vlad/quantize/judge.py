@@ -32,7 +32,8 @@ class Judgement:
     """One group of one block in one scheme, everything else in float32.
 
     output_cosine, output_error: of the block's own outputs, the least and the relative root mean square.
-    latency: CPU time of the whole block over its time in float32, measured in turn; None: not measured.
+    errors: None where the block's outputs were so far off already that the chunk was not looked at.
+    latency: CPU time of the whole block over its time in float32.
     saved_bytes: of the block's file. saved: of the policy's cost, a share (schemes.py).
     """
 
@@ -41,9 +42,9 @@ class Judgement:
     scheme: str
     output_cosine: float
     output_error: float
-    errors: Errors
+    errors: Errors | None
     passes: bool
-    latency: float | None
+    latency: float
     saved_bytes: int
     saved: float
 
@@ -55,21 +56,42 @@ class Judge:
         self, evaluation: Evaluation, floats: Mapping[str, GraphSession], observations: Sequence[Observation],
         scale: NDArray[np.float64],
     ) -> None:  # fmt: skip
-        """scale: `[joints]`, a normalised action to a share of the joint's range."""
+        """scale: `[joints]`, a normalised action to a share of the joint's range. floats: may lose those blocks
+        later whose turn is over.
+        """
         self._evaluation, self._floats, self._scale = evaluation, floats, scale
         self._observations = observations
         self.references = [evaluation.trace(floats, o) for o in observations]
 
-    def traces(self, changed: Mapping[str, Session]) -> list[Trace]:
-        """Of the policy with these blocks in place of its own."""
+    def traces(self, changed: Mapping[str, Session], count: int | None = None) -> list[Trace]:
+        """Of the policy with these blocks in place of its own, on the first `count` observations."""
         first = next((b for b in self._evaluation.blocks if b in changed), None)
         if first is None:
-            return self.references
+            return self.references[:count]
         sessions: dict[str, Session] = {**self._floats, **changed}
         return [
             self._evaluation.trace(sessions, o, changed=first, reference=reference)
-            for o, reference in zip(self._observations, self.references, strict=True)
+            for o, reference in list(zip(self._observations, self.references, strict=True))[:count]
         ]
+
+    def tried(self, name: str, session: Session, worth: float) -> tuple[list[Trace] | None, float, float]:
+        """The traces with another session for the block `name`, or None where the relative error of its outputs
+        was more than `worth` on one observation; their least cosine and relative error, as of `block`.
+        """
+        sessions: dict[str, Session] = {**self._floats, name: session}
+        traces: list[Trace] = []
+        for observation, reference in zip(self._observations, self.references, strict=True):
+            seen: list[tuple[float, float]] = []
+
+            def goes_on(calls: list[dict[str, Array]]) -> bool:
+                seen.append(_difference([(reference.outputs[name], calls)]))  # noqa: B023
+                return seen[0][1] <= worth  # noqa: B023
+
+            trace = self._evaluation.tried(sessions, observation, name, reference, goes_on)
+            if trace is None:
+                return None, *seen[0]
+            traces.append(trace)
+        return traces, *self.block(name, traces)
 
     def errors(self, traces: Sequence[Trace]) -> Errors:
         """Of these traces against the float32 ones."""
@@ -84,19 +106,17 @@ class Judge:
 
     def block(self, name: str, traces: Sequence[Trace]) -> tuple[float, float]:
         """Least cosine and relative error of a block's own outputs."""
-        pairs = [(_flat(r.outputs[name]), _flat(t.outputs[name]))
-                 for r, t in zip(self.references, traces, strict=True)]  # fmt: skip
-        power = sum(float(np.vdot(a, a)) for a, _ in pairs)
-        off = sum(float(np.vdot(a - b, a - b)) for a, b in pairs)
-        return min(_cosine(a, b) for a, b in pairs), float(np.sqrt(off / max(power, 1e-30)))
+        return _difference([(r.outputs[name], t.outputs[name]) for r, t in zip(self.references, traces, strict=True)])
 
     def latency(self, name: str, candidate: Timed, seconds: float = 0.1) -> float:
-        """CPU time of the candidate over that of the float32 block, on the candidate's last inputs, in turn, for
-        about so long: the least of each.
+        """CPU time of the candidate over that of the float32 block, the least of each: of the candidate's last
+        inputs, in turn, for about so long; of the calls so far where one takes longer.
         """
         exact, inputs = self._floats[name], candidate.inputs
+        pairs = int(min(seconds / max(min(exact.seconds), 1e-6), MAX_PAIRS))
+        if pairs < 1:
+            return min(candidate.seconds) / min(exact.seconds)
         exact.run(inputs)
-        pairs = int(np.clip(seconds / max(exact.seconds[-1], 1e-6), 1, MAX_PAIRS))
         times: dict[Timed, list[float]] = {candidate: [], exact: []}
         for _ in range(pairs):
             for session, taken in times.items():
@@ -126,8 +146,23 @@ def chunk_scale(manifest: Manifest, joint_range: NDArray[np.float64]) -> NDArray
     return np.array(manifest.action.std) / joint_range
 
 
-def _flat(arrays: Sequence[Array]) -> NDArray[np.float64]:
-    return np.concatenate([a.ravel() for a in arrays]).astype(np.float64)
+Calls = list[dict[str, Array]]
+
+
+def _difference(pairs: Iterable[tuple[Calls, Calls]]) -> tuple[float, float]:
+    """Least cosine and relative error of results, of those of float32 (first) and others; of each observation all
+    calls. What is not finite is infinitely far off.
+    """
+    flat = [(_flat(a), _flat(b)) for a, b in pairs]
+    if not all(np.isfinite(b).all() for _, b in flat):
+        return -1.0, float("inf")
+    power = sum(float(np.vdot(a, a)) for a, _ in flat)
+    off = sum(float(np.vdot(a - b, a - b)) for a, b in flat)
+    return min(_cosine(a, b) for a, b in flat), float(np.sqrt(off / max(power, 1e-30)))
+
+
+def _flat(calls: Calls) -> NDArray[np.float64]:
+    return np.concatenate([a.ravel() for out in calls for a in out.values()]).astype(np.float64)
 
 
 def _cosine(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Results = Mapping[str, Any]
-ORDER = ("float16", "static8", "dynamic8", "token8", "weights4")
+ORDER = ("float16", "bfloat16", "static8", "dynamic8", "token8", "weights4")
 SOLVER_ORDER = ("euler", "ab2", "heun", "midpoint")
-MARKS = "os^Dv"
+MARKS = "oPs^Dv"
 _LEAST = 1e-7  # drawn for an error of nothing, on a logarithmic axis
 
 
@@ -98,7 +98,7 @@ def groups_plot(found: Results) -> str:
 
     def draw(figure: Figure, axes: Axes) -> None:
         for at, scheme in enumerate(ORDER):
-            each = [g for g in found["groups"] if g["scheme"] == scheme]
+            each = [g for g in found["groups"] if g["scheme"] == scheme and g["errors"] is not None]
             if each:
                 axes.plot(*places(each), ls="", ms=4, color=COLOURS[at], marker=MARKS[at], label=scheme)
         chosen = [g for g in found["groups"] if g["chosen"]]
@@ -110,7 +110,8 @@ def groups_plot(found: Results) -> str:
         axes.xaxis.set_major_formatter(_percent)
         axes.xaxis.set_minor_formatter("")
         axes.set_xlabel("mean error of a chunk, of each joint's range")
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=6, fontsize=8, frameon=False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=6, fontsize=8, frameon=False)
 
     return _drawn(draw, 0.9 + 0.16 * len(names))
 

@@ -127,11 +127,13 @@ def _groups(found: Results) -> Iterator[str]:
         ("block", "group", "scheme", "output cosine", "output error", "least step cosine", "chunk mean",
          "chunk greatest", "CPU time of the block", "kB saved", "saved", ""),
         [(g["block"], g["group"], g["scheme"], f"{g['output_cosine']:.6f}", f"{g['output_error']:.2%}",
-          f"{g['errors']['cosine']:.6f}", _share(g["errors"]["chunk_mae"]), _share(g["errors"]["chunk_max"]),
-          f"{g['latency']:.0%}", f"{g['saved_bytes'] / 1e3:.1f}", f"{g['saved']:.2%}",
+          *_chunk(g["errors"]), f"{g['latency']:.0%}", f"{g['saved_bytes'] / 1e3:.1f}", f"{g['saved']:.2%}",
           "chosen" if g["chosen"] else "" if g["passes"] else "misses the gate") for g in found["groups"]],
         " class=events",
     )  # fmt: skip
+    if found["untried"]:
+        words = ", ".join(f"{u['block']} {u['group']} {u['scheme']}" for u in found["untried"])
+        yield f"<p>Not tried, for want of evaluations or time: {text(words, 20000)}.</p>"
     yield "</details>"
     yield "<details><summary>Outliers in what the layers read</summary>"
     yield ("<p class=about>The greatest magnitude over the 99.9th percentile, of the group's most extreme input; what "
@@ -144,6 +146,13 @@ def _groups(found: Results) -> Iterator[str]:
 
 def _figure(title: str, about: str, drawn: str) -> str:
     return f"<figure><h3>{text(title)}</h3><p class=about>{text(about, 2000)}</p>{drawn}</figure>"
+
+
+def _chunk(errors: Mapping[str, float] | None) -> tuple[str, str, str]:
+    """Least step cosine, mean and greatest error; what was not measured is not shown."""
+    if errors is None:
+        return "-", "-", "-"
+    return f"{errors['cosine']:.6f}", _share(errors["chunk_mae"]), _share(errors["chunk_max"])
 
 
 def _mb(size: float) -> str:

@@ -21,7 +21,7 @@ def results(
 ) -> dict[str, Any]:
     """Times are CPU time as shares of float32's, errors shares of each joint's range."""
     study = quantiser.study
-    latency = quantiser.latencies()
+    latency = study.latency
     chosen = study.choice
     blocks = []
     for entry in source.manifest.blocks:
@@ -53,6 +53,8 @@ def results(
         "groups": [
             {**msgspec.to_builtins(j), "chosen": chosen.get((j.block, j.group)) == j.scheme} for j in study.groups
         ],
+        "untried": [{"block": b, "group": g, "scheme": s} for b, g, s in study.untried],
+        "bfloat16_kernels": quantiser.kernels,
         "wholes": msgspec.to_builtins(study.wholes),
         "outliers": msgspec.to_builtins(study.outliers),
         "path": [{"block": m.option.block, "group": m.option.group, "scheme": m.option.scheme,
@@ -79,14 +81,20 @@ def _notes(quantiser: Quantiser) -> list[str]:
     if study.untrained:
         notes.append("every norm's scale is 1 throughout, as initialised: these weights were not trained. Times and "
                      "bytes hold; errors say nothing about a trained policy, whose outliers random weights lack")
-    worst = max((o.ratio, block, o.group) for block, found in study.outliers.items() for o in found)
-    if not study.untrained:
-        ratio, block, group = worst
+    outliers = [(o.ratio, block, o.group) for block, found in study.outliers.items() for o in found]
+    if outliers and not study.untrained:
+        ratio, block, group = max(outliers)
         notes.append(f"the most outlying input is that of {block} {group}: {ratio:.1f} times its 99.9th percentile"
                      + ("" if ratio < OUTLYING else "; per-token or floating schemes are for such inputs"))
     if "dynamic8" in study.choice.values():
         notes.append("dynamic8 quantises a whole call with one scale, so a prefix whose state alone is refreshed "
                      "differs a little from one that is computed anew; static8 and token8 do not")
+    if study.untried:
+        notes.append(f"{len(study.untried)} groups or whole blocks in a scheme were not tried, {len(study.groups)} "
+                     "groups were, what promised most first: a greater --evaluations or --minutes tries more")
+    if not quantiser.kernels and any(w.scheme == "bfloat16" for w in study.wholes):
+        notes.append("this processor has none of vlad's kernels for bfloat16 (AMX): functions compute the same in its "
+                     "place, slower than float32; that is the price that it was given here")
     return notes
 
 

@@ -8,6 +8,8 @@ float32 `[rows, in]`, w float32 `[in, out]`, b `[out]` or none becomes:
     token8    the same, with one scale for each row of x, so that one outlying token costs only itself
     static8   the same, with a range of x that was calibrated before
     weights4  w in 4 bits, one scale for each 32 inputs; x is not stored, the kernel quantises it in blocks
+    bfloat16  w in bfloat16, x rounded where it is multiplied, the attention before the layer too: what
+              `vlad build --bfloat16` makes of a whole block, by operators of our own (vlad/build/bfloat16.py)
 
 Sums are int32 in the integer schemes. x is unsigned with a zero point, w signed without: the only form for which
 ONNX Runtime has fast kernels on x86 (u8u8 takes 6 times as long, s8s8 25 times). Layers that read the same x
@@ -80,25 +82,27 @@ class Scheme:
     `mac` is the price of a multiply-add, `element` that of preparing one element of x and `call` that of
     the nodes that come on top at every call, all in float32 multiply-adds. They are what the search
     compares, so that a noisy clock cannot change its choice (docs/quantize.md has the measurement
-    behind them). `operators` are those that prove that integers are computed, after the runtime's own
-    rewriting too.
+    behind them). `fallback` is that of a multiply-add on a processor without kernels for the scheme, None
+    where each has them. `bits` are those of a stored weight, scales included. `operators` are those that
+    prove that the scheme is computed; of an integer one after the runtime's own rewriting too. Without
+    `rewrite` the whole block is rewritten at once (BlockGraph).
     """
 
     name: str
     stored: str
+    bits: float
     mac: float
     element: float
     call: float
+    integer: bool
     operators: frozenset[str]
-    calibrated: bool
-    rewrite: Callable[[Linear, Array, Range | None], Rewritten]
+    rewrite: Callable[[Linear, Array, Range | None], Rewritten] | None
+    fallback: float | None = None
 
-    @property
-    def integer(self) -> bool:
-        return bool(self.operators)
-
-    def cost(self, linear: Linear, rows: int) -> float:
-        """Of one call with so many rows, in float32 multiply-adds."""
+    def cost(self, linear: Linear, rows: int, *, kernels: bool = True) -> float:
+        """Of one call with so many rows, in float32 multiply-adds. kernels: this processor has those for it."""
+        if not kernels and self.fallback is not None:
+            return rows * linear.inputs * linear.outputs * self.fallback
         return self.call + rows * linear.inputs * (linear.outputs * self.mac + self.element)
 
 
@@ -218,20 +222,19 @@ def _weights4(linear: Linear, weight: Array, _: Range | None) -> Rewritten:
     return nodes.finish(y)
 
 
-def _kept(linear: Linear, weight: Array, _: Range | None) -> Rewritten:
-    raise AssertionError("float32 layers are not rewritten")
-
-
 _INTEGER = frozenset({"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
-FLOAT32 = Scheme("float32", "float32", 1.0, 0.0, 0.0, frozenset(), False, _kept)
+_NONE: frozenset[str] = frozenset()
+_LINEAR = frozenset({"Linear", "LinearGelu", "LinearSilu"})
+FLOAT32 = Scheme("float32", "float32", 32, 1.0, 0.0, 0.0, False, _NONE, None)
 SCHEMES: dict[str, Scheme] = {
     s.name: s
     for s in (
-        Scheme("float16", "float16", 1.0, 0.0, 0.0, frozenset(), False, _float16),
-        Scheme("static8", "int8", 0.17, 20.0, 2.4e5, _INTEGER, True, _static8),
-        Scheme("dynamic8", "int8", 0.17, 50.0, 2.4e5, _INTEGER, False, _dynamic8),
-        Scheme("token8", "int8", 0.17, 220.0, 1.4e6, _INTEGER, False, _token8),
-        Scheme("weights4", "int4", 1.2, 0.0, 0.0, frozenset({"MatMulNBits"}), False, _weights4),
+        Scheme("float16", "float16", 16, 1.0, 0.0, 0.0, False, _NONE, _float16),
+        Scheme("bfloat16", "bfloat16", 16, 0.24, 20.0, 1e6, False, _LINEAR, None, fallback=1.6),
+        Scheme("static8", "int8", 8, 0.17, 20.0, 2.4e5, True, _INTEGER, _static8),
+        Scheme("dynamic8", "int8", 8, 0.17, 50.0, 2.4e5, True, _INTEGER, _dynamic8),
+        Scheme("token8", "int8", 8, 0.17, 220.0, 1.4e6, True, _INTEGER, _token8),
+        Scheme("weights4", "int4", 5, 1.2, 0.0, 0.0, True, frozenset({"MatMulNBits"}), _weights4),
     )
 }
 
