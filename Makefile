@@ -49,6 +49,7 @@ bench: setup build  ## pytest-benchmark: servo lateness, compute, chunk latency
 
 bench-report: setup build $(REFERENCE)/.installed  ## a full-size chunk beside LeRobot and plain ONNX Runtime, on one page
 	$(PY) -m bench.chunk_report $(BENCH)
+	$(PY) -m bench.chunk_report --policy act $(BENCH)
 
 lint: $(VENV)/.installed  ## ruff, mypy, compiler warnings as errors
 	$(PY) -m ruff check vlad tests bench tools setup.py

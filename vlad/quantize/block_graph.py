@@ -1,12 +1,13 @@
 """The ONNX graph of one block, taken apart into linear layers and put together in other precisions.
 
-Its weights lie in a file of their own beside the graph, mapped when they are read: a candidate is then a small
-graph that points there, and a block of any size is judged without another copy of it in memory.
+Its weights lie in a file of their own beside the graph, read one by one: a candidate is then a small graph that
+points there, and a block of any size is judged without another copy of it in memory.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -61,6 +62,22 @@ def joined(groups: Sequence[str], most: int) -> dict[str, str]:
     return made
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a constant lies in a file, and what it is."""
+
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def read(self, file: Path) -> NDArray[Any]:
+        return np.fromfile(file, self.dtype, math.prod(self.shape), offset=self.offset).reshape(self.shape)
+
+
 class BlockGraph:
     """One block. `scratch` is a directory of its own, where weights and candidates are written. `most`: groups that
     it is divided into at most.
@@ -73,7 +90,8 @@ class BlockGraph:
         self.bytes = self.candidate_bytes = path.stat().st_size
         self._scratch = scratch
         self._model = onnx.load(str(path))
-        self._outside = self._move_weights(scratch / "weights.bin")
+        self._file = scratch / "weights.bin"
+        self._outside = self._move_weights()
         # Parsed anew: what is taken out of a message stays in its memory.
         self._model = onnx.ModelProto.FromString(self._model.SerializeToString())
         linears = self._find_linears()  # none in a block of convolutions
@@ -90,9 +108,9 @@ class BlockGraph:
         return [linear for linear in self.linears if linear.group == group]
 
     def constant(self, name: str) -> NDArray[Any]:
-        """A constant of the graph, mapped where it lies outside it."""
+        """A constant of the graph, read from where it lies outside it."""
         if name in self._outside:
-            return self._outside[name]
+            return self._outside[name].read(self._file)
         return next(numpy_helper.to_array(t) for t in self._model.graph.initializer if t.name == name)
 
     def constants(self) -> list[str]:
@@ -100,7 +118,7 @@ class BlockGraph:
         return [t.name for t in self._model.graph.initializer]
 
     def weight(self, linear: Linear) -> Array:
-        """float32 `[inputs, outputs]`, mapped."""
+        """float32 `[inputs, outputs]`."""
         return self.constant(linear.weight)
 
     def candidate(self, name: str, choice: Mapping[str, str], ranges: Mapping[str, Range]) -> Path:
@@ -129,7 +147,7 @@ class BlockGraph:
         model = self._rewritten(choice, ranges)
         for tensor in model.graph.initializer:
             if tensor.data_location == TensorProto.EXTERNAL:
-                tensor.CopyFrom(numpy_helper.from_array(np.array(self._outside[tensor.name]), tensor.name))
+                tensor.CopyFrom(numpy_helper.from_array(self.constant(tensor.name), tensor.name))
         try:
             onnx.checker.check_model(model, full_check=False)
         except onnx.checker.ValidationError as error:
@@ -183,27 +201,24 @@ class BlockGraph:
             to_bfloat16(model, names.__contains__, smallest=1, read=lambda tensor: self.constant(tensor.name))
         return model
 
-    def _move_weights(self, file: Path) -> dict[str, NDArray[Any]]:
-        """Writes the large constants to `file`, points the graph there, and maps them."""
-        places: dict[str, tuple[int, onnx.TensorProto]] = {}
-        with file.open("wb") as out:
+    def _move_weights(self) -> dict[str, _Place]:
+        """Writes the large constants to a file, points the graph there, and says where they are."""
+        places: dict[str, _Place] = {}
+        with self._file.open("wb") as out:
             for tensor in self._model.graph.initializer:
                 values = numpy_helper.to_array(tensor)
                 if values.nbytes < _OUTSIDE:
                     continue
                 out.write(b"\0" * (-out.tell() % _PAGE))
-                places[tensor.name] = out.tell(), tensor
+                places[tensor.name] = _Place(out.tell(), values.dtype, values.shape)
                 out.write(values.tobytes())
                 tensor.ClearField("raw_data")
                 tensor.data_location = TensorProto.EXTERNAL
-                for key, value in (("location", file.name), ("offset", str(places[tensor.name][0])),
+                for key, value in (("location", self._file.name), ("offset", str(places[tensor.name].offset)),
                                    ("length", str(values.nbytes))):  # fmt: skip
                     entry = tensor.external_data.add()
                     entry.key, entry.value = key, value
-        return {
-            name: np.memmap(file, helper.tensor_dtype_to_np_dtype(t.data_type), "r", offset, tuple(t.dims))
-            for name, (offset, t) in places.items()
-        }
+        return places
 
     def _find_linears(self) -> list[Linear]:
         shapes = {t.name: tuple(t.dims) for t in self._model.graph.initializer}

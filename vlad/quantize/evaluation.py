@@ -324,9 +324,31 @@ def evaluation_of(bundle: Bundle, flow: Flow | None = None) -> Evaluation:
     return SmolvlaEvaluation(bundle, flow)
 
 
-def load_floats(bundle: Bundle, blocks: Sequence[str], threads: Threads) -> dict[str, GraphSession]:
-    """The blocks as they are in the bundle. Raises BundleError for one that refers to another file."""
-    paths = {name: bundle.file(bundle.block(name).file) for name in blocks}
-    for path in paths.values():
-        refuse_external_data(path, str(path))
-    return {name: GraphSession(path, threads) for name, path in paths.items()}
+class Floats:
+    """The blocks as they are in the bundle, each loaded when it is asked for and there until it is dropped.
+
+    Raises BundleError for one that refers to another file.
+    """
+
+    def __init__(self, bundle: Bundle, blocks: Sequence[str], threads: Threads) -> None:
+        self._paths = {name: bundle.file(bundle.block(name).file) for name in blocks}
+        self._threads = threads
+        self._sessions: dict[str, GraphSession] = {}
+        for path in self._paths.values():
+            refuse_external_data(path, str(path))
+
+    def __getitem__(self, name: str) -> GraphSession:
+        if name not in self._sessions:
+            self._sessions[name] = GraphSession(self._paths[name], self._threads)
+        return self._sessions[name]
+
+    def onwards(self, first: str | None = None, changed: Mapping[str, Session] | None = None) -> dict[str, Session]:
+        """Of the block `first` and all after it, with those of `changed` in place of their own."""
+        names = list(self._paths)
+        changed = changed or {}
+        return {n: changed[n] if n in changed else self[n] for n in names[names.index(first) if first else 0 :]}
+
+    def drop(self, name: str) -> None:
+        """Release one, if it is there."""
+        if name in self._sessions:
+            self._sessions.pop(name).close()

@@ -8,7 +8,7 @@ a solution still changes the chunk tells the two apart.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -18,7 +18,7 @@ from vlad.bundle import Bundle
 from vlad.errors import BundleError
 from vlad.expert import EVALUATIONS
 from vlad.manifest import SOLVERS, Flow, SmolvlaManifest, Solver
-from vlad.quantize.evaluation import GraphSession, Trace, evaluation_of
+from vlad.quantize.evaluation import Floats, Trace, evaluation_of
 from vlad.quantize.judge import compare
 from vlad.quantize.observations import Observation
 
@@ -60,7 +60,7 @@ class FlowTable:
 
 
 def flow_table(
-    bundle: Bundle, floats: Mapping[str, GraphSession], observations: Sequence[Observation],
+    bundle: Bundle, floats: Floats, observations: Sequence[Observation],
     scale: NDArray[np.float64], report: Callable[[str], None],
 ) -> FlowTable:  # fmt: skip
     """Of a policy in float32."""
@@ -73,7 +73,8 @@ def flow_table(
         evaluation = evaluation_of(bundle, tried)
         before: Sequence[Trace | None] = kept or [None] * len(observations)
         changed = None if kept is None else evaluation.blocks[-1]
-        traces = [evaluation.trace(floats, o, changed=changed, reference=r)
+        sessions = floats.onwards(changed)
+        traces = [evaluation.trace(sessions, o, changed=changed, reference=r)
                   for o, r in zip(observations, before, strict=True)]  # fmt: skip
         return [dataclasses.replace(t, velocities=[], states=[]) for t in traces]  # of other times: not comparable
 

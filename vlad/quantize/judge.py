@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vlad.backend import Session
 from vlad.manifest import Errors, Manifest
-from vlad.quantize.evaluation import Array, Evaluation, GraphSession, Timed, Trace
+from vlad.quantize.evaluation import Array, Evaluation, Floats, Timed, Trace
 from vlad.quantize.observations import Observation
 
 MAX_PAIRS = 30
@@ -53,22 +53,20 @@ class Judge:
     """Measures with the traces of a float32 policy, which it makes first."""
 
     def __init__(
-        self, evaluation: Evaluation, floats: Mapping[str, GraphSession], observations: Sequence[Observation],
+        self, evaluation: Evaluation, floats: Floats, observations: Sequence[Observation],
         scale: NDArray[np.float64],
     ) -> None:  # fmt: skip
-        """scale: `[joints]`, a normalised action to a share of the joint's range. floats: may lose those blocks
-        later whose turn is over.
-        """
+        """scale: `[joints]`, a normalised action to a share of the joint's range."""
         self._evaluation, self._floats, self._scale = evaluation, floats, scale
         self._observations = observations
-        self.references = [evaluation.trace(floats, o) for o in observations]
+        self.references = [evaluation.trace(floats.onwards(), o) for o in observations]
 
     def traces(self, changed: Mapping[str, Session], count: int | None = None) -> list[Trace]:
         """Of the policy with these blocks in place of its own, on the first `count` observations."""
         first = next((b for b in self._evaluation.blocks if b in changed), None)
         if first is None:
             return self.references[:count]
-        sessions: dict[str, Session] = {**self._floats, **changed}
+        sessions = self._floats.onwards(first, changed)
         return [
             self._evaluation.trace(sessions, o, changed=first, reference=reference)
             for o, reference in list(zip(self._observations, self.references, strict=True))[:count]
@@ -78,7 +76,7 @@ class Judge:
         """The traces with another session for the block `name`, or None where the relative error of its outputs
         was more than `worth` on one observation; their least cosine and relative error, as of `block`.
         """
-        sessions: dict[str, Session] = {**self._floats, name: session}
+        sessions = self._floats.onwards(name, {name: session})
         traces: list[Trace] = []
         for observation, reference in zip(self._observations, self.references, strict=True):
             seen: list[tuple[float, float]] = []
@@ -113,6 +111,8 @@ class Judge:
         inputs, in turn, for about so long; of the calls so far where one takes longer.
         """
         exact, inputs = self._floats[name], candidate.inputs
+        if not exact.seconds:
+            exact.run(inputs)
         pairs = int(min(seconds / max(min(exact.seconds), 1e-6), MAX_PAIRS))
         if pairs < 1:
             return min(candidate.seconds) / min(exact.seconds)

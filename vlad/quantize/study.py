@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vlad.backend import Session, Threads
+from vlad.backend import Threads
 from vlad.bundle import Bundle
 from vlad.errors import BundleError
 from vlad.manifest import Errors, Flow, Manifest, SmolvlaManifest
 from vlad.quantize.block_graph import BlockGraph
 from vlad.quantize.calibration import ChosenRange, Sample, choose_range
-from vlad.quantize.evaluation import CapturingSession, Evaluation, GraphSession, Trace, evaluation_of, load_floats
+from vlad.quantize.evaluation import CapturingSession, Evaluation, Floats, GraphSession, Trace, evaluation_of
 from vlad.quantize.flow import FlowTable, choose_flow, flow_table
 from vlad.quantize.judge import Gate, Judge, Judgement, chunk_scale, compare
 from vlad.quantize.kernels import bfloat16_kernels
@@ -143,7 +143,7 @@ class Quantiser:
         """Measure, choose, verify."""
         settings, study, blocks = self._settings, self.study, self._evaluation.blocks
         self._report("loading", 0)
-        floats = load_floats(self._bundle, blocks, self._threads)
+        floats = Floats(self._bundle, blocks, self._threads)
         flow = _flow(self._bundle.manifest)
         if flow is None and (settings.steps != "keep" or settings.solver is not None):
             raise BundleError(f"{self._bundle.path}: has no flow, so --steps and --solver mean nothing")
@@ -158,7 +158,7 @@ class Quantiser:
         self._report("float32 on the judging observations", 0)
         judge = Judge(self._evaluation, floats, self._moments.judge, self._scale)
         self._report("float32 on the calibrating observations", self._work(blocks[0]) * len(self._moments.judge))
-        references = [self._evaluation.trace(floats, o) for o in self._moments.calibrate]
+        references = [self._evaluation.trace(floats.onwards(), o) for o in self._moments.calibrate]
         self._report("", self._work(blocks[0]) * len(references))
         evaluations = settings.evaluations
         until_ns = self._started_ns + int(_JUDGING * settings.minutes * MINUTE_NS) if settings.minutes else None
@@ -175,9 +175,9 @@ class Quantiser:
                 self._calibrate(name, floats, references)
                 self._judge_whole(name, judge, None if block_until_ns is None else (now_ns + block_until_ns) // 2)
                 evaluations -= self._judge_groups(name, judge, quota, block_until_ns)
-            floats.pop(name).close()  # what comes after it goes on from its results
+            floats.drop(name)  # what comes after it goes on from its results
         study.untrained = _norms_are_one(list(self.graphs.values()))
-        self._search(load_floats(self._bundle, blocks, self._threads))
+        self._search(Floats(self._bundle, blocks, self._threads))
         return study
 
     def expected(self) -> int:
@@ -224,7 +224,7 @@ class Quantiser:
         self.graphs[name] = BlockGraph(name, self._bundle.file(self._bundle.block(name).file), directory,
                                        self._settings.groups)  # fmt: skip
 
-    def _calibrate(self, name: str, floats: Mapping[str, GraphSession], references: Sequence[Trace]) -> None:
+    def _calibrate(self, name: str, floats: Floats, references: Sequence[Trace]) -> None:
         """What every linear layer of the block reads, on the calibrating observations, and its range."""
         graph = self.graphs[name]
         values = list(dict.fromkeys(linear.x for linear in graph.linears))
@@ -235,7 +235,7 @@ class Quantiser:
 
         self._report(f"{name}: calibrating", 0)
         capturing = CapturingSession(GraphSession(graph.capturing(values), self._threads), values, take)
-        sessions: dict[str, Session] = {**floats, name: capturing}
+        sessions = floats.onwards(name, {name: capturing})
         for observation, reference in zip(self._moments.calibrate, references, strict=True):
             self._evaluation.tried(sessions, observation, name, reference, lambda _: False)
         capturing.close()
@@ -341,7 +341,7 @@ class Quantiser:
         of_size = 1 - _LESSER if self._settings.prefer == "size" else _LESSER
         return (1 - of_size) * time_share + of_size * size_share
 
-    def _search(self, floats: Mapping[str, GraphSession]) -> None:
+    def _search(self, floats: Floats) -> None:
         settings, study = self._settings, self.study
         options = [Option(j.block, j.group, j.scheme, j.errors.chunk_mae, j.saved)
                    for j in study.groups if j.passes and j.errors is not None and j.saved_bytes > 0]  # fmt: skip
@@ -351,6 +351,9 @@ class Quantiser:
         chain = self._work(self._evaluation.blocks[0]) * len(self._moments.verify)
         self._report("float32 on all held-out observations", chain)
         whole = Gate(settings.gate.cosine, settings.budget)
+        seconds = {name: min(floats[name].seconds) for name in self._evaluation.blocks}
+        for name in seconds:
+            floats.drop(name)
 
         def holds(tried: Choice) -> bool:
             self._report(f"verifying {len(tried)} groups together", 0)
@@ -358,6 +361,8 @@ class Quantiser:
             errors = judge.errors(judge.traces(sessions))
             for session in sessions.values():
                 session.close()
+            for name in seconds:
+                floats.drop(name)
             self._report(f"verifying {len(tried)} groups together", chain)
             good = whole.passes(errors)
             moves = next(i for i in range(len(study.moves) + 1) if choice(study.moves[:i]) == dict(tried))
@@ -366,7 +371,7 @@ class Quantiser:
 
         study.kept = longest_that_holds(study.moves, holds)
         study.errors = next((v.errors for v in study.verified if v.moves == study.kept), None)
-        self._measure(judge, floats)
+        self._measure(judge, floats, seconds)
         if study.flow != _flow(self._bundle.manifest):
             self._report("the flow as it was", 0)
             before = Judge(evaluation_of(self._bundle), floats, self._moments.verify, self._scale).references
@@ -374,17 +379,20 @@ class Quantiser:
             bare = [[dataclasses.replace(t, velocities=[]) for t in traces] for traces in (before, after)]
             study.flow_error = compare(bare[0], bare[1], self._scale).chunk_mae
 
-    def _measure(self, judge: Judge, floats: Mapping[str, GraphSession]) -> None:
-        """The CPU time of each block, as chosen and as it was, measured in turn."""
-        self._report("latency", 0)
-        changed = self.sessions(self.study.choice)
-        judge.traces(changed, 1)
-        shares = {name: judge.latency(name, session, 2.0) for name, session in changed.items()}
+    def _measure(self, judge: Judge, floats: Floats, seconds: Mapping[str, float]) -> None:
+        """The CPU time of each block, as chosen and as it was, measured in turn. seconds: of a call of each."""
         source = evaluation_of(self._bundle)
         for name in self._evaluation.blocks:
-            seconds, calls = min(floats[name].seconds), source.calls(name)
-            now = seconds * self._evaluation.calls(name) * shares.get(name, 1.0)
-            self.study.latency[name] = now, seconds * calls
+            share = 1.0
+            if chosen := {g: s for (b, g), s in self.study.choice.items() if b == name}:
+                self._report(f"{name}: latency", 0)
+                session = self.session(name, chosen)
+                judge.tried(name, session, -1.0)  # nothing is worth going on with
+                share = judge.latency(name, session, 2.0)
+                session.close()
+                floats.drop(name)
+            now = seconds[name] * self._evaluation.calls(name) * share
+            self.study.latency[name] = now, seconds[name] * source.calls(name)
 
     def sessions(self, chosen: Choice) -> dict[str, GraphSession]:
         """The blocks that a choice changes."""

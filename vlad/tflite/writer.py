@@ -24,7 +24,7 @@ from vlad.golden import golden_inputs, open_for_check, run_golden
 from vlad.litert import LiteRtSession, version
 from vlad.manifest import ActManifest, Block, Errors, Manifest, SmolvlaManifest, Tflite, Value, files
 from vlad.neutron import left_on_cpu
-from vlad.quantize.evaluation import Array, CapturingSession, GraphSession, TimedSession, evaluation_of, load_floats
+from vlad.quantize.evaluation import Array, CapturingSession, Floats, GraphSession, TimedSession, evaluation_of
 from vlad.quantize.judge import Gate, Judge, chunk_scale
 from vlad.quantize.observations import Moments
 from vlad.sessions import Load
@@ -146,7 +146,7 @@ def _translated(
 ) -> dict[str, tuple[Model, onnx.GraphProto]]:
     """Each block as a model, its ranges from the calibrating observations."""
     evaluation = evaluation_of(source)
-    floats = load_floats(source, evaluation.blocks, Threads())
+    floats = Floats(source, evaluation.blocks, Threads())
     models: dict[str, tuple[Model, onnx.GraphProto]] = {}
     for name in names:
         loaded = onnx.load(str(source.file(source.block(name).file)))
@@ -163,7 +163,7 @@ def _translated(
 
         session = CapturingSession(GraphSession(path, Threads()), wanted, take)
         block = msgspec.structs.replace(source.block(name), inputs=_values(graph.graph.input))
-        sessions: dict[str, Session] = {**floats, name: _adapted(block, session)}
+        sessions = floats.onwards(changed={name: _adapted(block, session)})
         for i, observation in enumerate(moments.calibrate):
             report(f"{name}: calibrating {i + 1}/{len(moments.calibrate)}")
             evaluation.trace(sessions, observation)
@@ -190,7 +190,7 @@ def _judged(source: Bundle, moments: Moments, root: Path, blocks: Sequence[Block
     """Each block alone in the policy and all of them, on observations that calibrated nothing."""
     report("judging: the ONNX blocks")
     evaluation = evaluation_of(source)
-    floats = load_floats(source, evaluation.blocks, Threads())
+    floats = Floats(source, evaluation.blocks, Threads())
     judge = Judge(evaluation, floats, moments.verify, chunk_scale(source.manifest, moments.joint_range))
     unsealed = Bundle(root, source.manifest)  # its manifest is written when this has been measured
     sessions: dict[str, TimedSession] = {}
