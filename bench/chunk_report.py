@@ -2,8 +2,9 @@
 
     make bench-report        (or: python -m bench.chunk_report [--policy smolvla|act] [--threads 2] [--rounds 3])
 
-SmolVLA: 450 M parameters, 3 cameras of 640x480, 10 flow steps. ACT: 52 M, 3 cameras of 640x480, 100 actions.
-Random weights. `vlad mixed` is the bundle that `vlad quantize` makes with the words that the page ends with.
+SmolVLA: 450 M parameters, 3 cameras of 640x480, 10 flow steps. ACT: 33 M (its VAE encoder is for training alone),
+3 cameras of 640x480, 100 actions. Random weights. `vlad mixed` is the bundle that `vlad quantize` makes with the
+words that the page ends with.
 Every way runs in a process of its own; they take turns, so that other work on the machine burdens all; each
 figure is the least of its rounds. The floor is the chunk's operations at the rate of one large product, measured
 in the same run. Needs LeRobot (`make reference`).
@@ -99,7 +100,7 @@ POLICIES = {
         ("float32", "bfloat16", "mixed"),
     ),
     "act": Compared(
-        "ACT 52 M, 3 cameras, 100 actions", 0, "act-full", {"vision": "vision x3", "policy": "policy"},
+        "ACT 33 M, 3 cameras, 100 actions", 0, "act-full", {"vision": "vision x3", "policy": "policy"},
         lambda: act_checkpoint("act-full"), tiny_act.build, ("float32", "bfloat16"), ("float32", "mixed"),
     ),
 }  # fmt: skip
