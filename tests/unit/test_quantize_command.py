@@ -17,6 +17,7 @@ import onnx
 import pytest
 
 from tests import small_dataset, tiny_act, tiny_smolvla
+from vlad import backend
 from vlad import bundle as bundles
 from vlad.build.safetensors import sha256
 from vlad.check import main as check
@@ -141,6 +142,19 @@ def test_some_blocks_in_bfloat16_beside_float32(
     assert set(made.manifest.quantisation.groups) <= {"vision", "expert"}
     assert {s for g in made.manifest.quantisation.groups.values() for s in g.values()} == {"bfloat16"}
     assert check([str(out), "--json"]) == 0
+
+
+def test_a_processor_without_the_kernels_is_said_and_priced(
+    source: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "FUSED", tmp_path / "none.so")
+    words = "--schemes", "float16,bfloat16", "--blocks", "prefill", "--prefer", "size", "--json"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert run(source, dataset, tmp_path / "q.vlad", *words, "--budget", "0.1") == 0
+    found = json.loads(printed.getvalue())
+    assert found["bfloat16_kernels"] is False
+    assert any("slower than float32" in note for note in found["notes"])
+    assert {g["scheme"] for g in found["groups"] if g["chosen"]} == {"float16"}
 
 
 def test_the_choice_does_not_depend_on_the_clock(source: Path, dataset: Path, made: Path, tmp_path: Path) -> None:
