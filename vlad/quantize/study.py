@@ -165,7 +165,7 @@ class Quantiser:
         for at, name in enumerate(blocks):
             self._samples[name], self.ranges[name], self.study.outliers[name] = {}, {}, []
             if name in settings.blocks and self.graphs[name].groups:
-                count = {b: self._pairs(b) for b in blocks[at:]}
+                count = {b: len(self.graphs[b].groups) if b in settings.blocks else 0 for b in blocks[at:]}
                 quota = math.ceil(evaluations * count[name] / max(1, sum(count.values())))
                 now_ns, block_until_ns = time.monotonic_ns(), None
                 if until_ns is not None:
@@ -270,7 +270,7 @@ class Quantiser:
     def _judge_groups(self, name: str, judge: Judge, quota: int, until_ns: int | None) -> int:
         """Judges groups of a block each alone, at most `quota` and none after `until_ns`; how many they were.
 
-        Each group's schemes come in turn, that which saves most first, and what cannot save anything not at all.
+        Each group's schemes come in turn, the most promising first, and what cannot save anything not at all.
         A group that holds with its even share of the budget comes again when all others are done.
         """
         settings, study, graph = self._settings, self.study, self.graphs[name]
@@ -318,11 +318,14 @@ class Quantiser:
         return _WORTH * self._settings.gate.chunk_mae / least if least > 0 else math.inf
 
     def _promising(self, name: str, group: str) -> list[str]:
-        """The allowed schemes that would save anything, what saves most first, with bytes as they will about be."""
+        """The allowed schemes that would save anything, with bytes as they will about be: what saves most first, but
+        before all others those in which the whole block holds, since its parts will too.
+        """
+        holds = {w.scheme for w in self.study.wholes if w.block == name and self._settings.gate.passes(w.errors)}
         numbers = sum(linear.inputs * linear.outputs for linear in self.graphs[name].of_group(group))
         saved = {s: self._saved(name, group, SCHEMES[s], int(numbers * (4 - SCHEMES[s].bits / 8)))
                  for s in self._allowed(name)}  # fmt: skip
-        return sorted((s for s in saved if saved[s] > 0), key=lambda s: -saved[s])
+        return sorted((s for s in saved if saved[s] > 0), key=lambda s: (s not in holds, -saved[s]))
 
     def _allowed(self, name: str) -> list[str]:
         floating = name in self._evaluation.floating and not self._settings.integer_expert
