@@ -28,6 +28,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from vlad.build.functions import LINEAR, ROUNDED
 from vlad.errors import BundleError
 
 Array = NDArray[np.float32]
@@ -224,7 +225,7 @@ def _weights4(linear: Linear, weight: Array, _: Range | None) -> Rewritten:
 
 _INTEGER = frozenset({"MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
 _NONE: frozenset[str] = frozenset()
-_LINEAR = frozenset({"Linear", "LinearGelu", "LinearSilu"})
+_LINEAR = frozenset(kind + rounded for kind in LINEAR for rounded in ("", ROUNDED))
 FLOAT32 = Scheme("float32", "float32", 32, 1.0, 0.0, 0.0, False, _NONE, None)
 SCHEMES: dict[str, Scheme] = {
     s.name: s
