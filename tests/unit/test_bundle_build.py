@@ -260,6 +260,16 @@ REFUSALS: dict[str, tuple[Change, str]] = {
         "tokenizer_max_length is 48, and the pre-processor cuts tasks off at 40",
     ),
     "an unknown step": (processor(lambda s: s[0].update(registry_name="crop")), "['crop']"),
+    "two normalisers": (
+        processor(lambda s: s.append(s[5] | {"config": s[5]["config"] | {"norm_map": {"STATE": "IDENTITY"}}})),
+        "policy_preprocessor.json: normalizer_processor comes twice: LeRobot applies both",
+    ),
+    "two renamings": (processor(lambda s: s.insert(0, s[0])), "rename_observations_processor comes twice"),
+    "a normaliser's setting of the future": (
+        processor(lambda s: s[5]["config"].update(clip=[0, 1], flip=True)),
+        "normalizer_processor: settings ['clip', 'flip'] are not known",
+    ),
+    "a step's key of the future": (processor(lambda s: s[5].update(when="training")), "unknown field `when`"),
     "a state file outside": (processor(lambda s: s[5].update(state_file="../x")), "not inside"),
     "joint order": (names("action", REVERSED), "differ"),
     "joint names": (names("action", None), "no joint names"),

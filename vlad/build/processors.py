@@ -25,6 +25,21 @@ _FILES = ("policy_preprocessor.json", "policy_postprocessor.json")
 _INPUTS, _TARGETS, _OUTPUTS = "normalize_inputs.", "normalize_targets.", "unnormalize_outputs."
 _EPS = 1e-8
 
+# What LeRobot writes about each step (`get_config`), and those of which a second changes nothing.
+_NORMALISER = frozenset({"eps", "features", "norm_map", "normalize_observation_keys"})
+_SETTINGS: dict[str, frozenset[str]] = {
+    "rename_observations_processor": frozenset({"rename_map"}),
+    "to_batch_processor": frozenset(),
+    "smolvla_new_line_processor": frozenset(),
+    "tokenizer_processor": frozenset(
+        {"max_length", "task_key", "padding_side", "padding", "truncation", "tokenizer_name"}
+    ),
+    "device_processor": frozenset({"device", "float_dtype"}),
+    "normalizer_processor": _NORMALISER,
+    "unnormalizer_processor": _NORMALISER,
+}
+_REPEATABLE = frozenset({"to_batch_processor", "device_processor"})
+
 
 class Processors(Protocol):
     """Where statistics come from. rename: the dataset's names of features to the policy's. max_tokens: of a
@@ -91,7 +106,7 @@ class _StepConfig(msgspec.Struct):
     normalize_observation_keys: list[str] | None = None
 
 
-class _Step(msgspec.Struct):
+class _Step(msgspec.Struct, forbid_unknown_fields=True):
     """One step of a processor file; settings that do not matter here are left out."""
 
     registry_name: str
@@ -106,12 +121,9 @@ class _Files:
         self._path = path
         self._modes = modes
         self._buffers = buffers
-        self._pre, self._post = (_steps(path / name) for name in _FILES)
-        known = {"rename_observations_processor", "to_batch_processor", "device_processor", "normalizer_processor"}
-        strange = sorted(set(self._pre) - known - set(steps))
-        strange += sorted(set(self._post) - {"unnormalizer_processor", "device_processor"})
-        if strange:
-            raise BundleError(f"{path}: processing steps {strange} are not supported")
+        pre = {"rename_observations_processor", "to_batch_processor", "device_processor", "normalizer_processor"}
+        self._pre = _steps(path / _FILES[0], pre | set(steps))
+        self._post = _steps(path / _FILES[1], {"unnormalizer_processor", "device_processor"})
         self.rename = self._config("rename_observations_processor").rename_map
         self.max_tokens = self._config("tokenizer_processor").max_length
 
@@ -147,16 +159,33 @@ class _Files:
         return read_normalisation(tensors, f"{feature}.", feature, shape, mode=mode, eps=step.config.eps)
 
 
-def _steps(file: Path) -> dict[str, _Step]:
+def _steps(file: Path, known: set[str]) -> dict[str, _Step]:
+    """By name. Raises BundleError for one that is not `known`, has unknown settings or comes twice."""
     if not file.exists():
         raise BundleError(
             f"{file}: missing, and the weights hold no statistics either, so how values are normalised is unknown"
         )
     try:
-        steps = msgspec.convert(read_json(file)["steps"], list[_Step])
+        entries = read_json(file)["steps"]
+        steps = msgspec.convert(entries, list[_Step])
     except (KeyError, msgspec.ValidationError) as error:
         raise BundleError(f"{file}: not a LeRobot processor file: {error}") from None
-    return {step.registry_name: step for step in steps}
+    strange = sorted({step.registry_name for step in steps} - known)
+    if strange:
+        raise BundleError(f"{file}: processing steps {strange} are not supported")
+    found: dict[str, _Step] = {}
+    for step, entry in zip(steps, entries, strict=True):
+        name = step.registry_name
+        unknown = sorted(entry.get("config", {}).keys() - _SETTINGS[name])
+        if unknown:
+            raise BundleError(
+                f"{file}: {name}: settings {unknown} are not known: of a LeRobot newer than this vlad? "
+                f"Those of this step are {sorted(_SETTINGS[name])}"
+            )
+        if name in found and name not in _REPEATABLE:
+            raise BundleError(f"{file}: {name} comes twice: LeRobot applies both, which is not supported; one is")
+        found[name] = step
+    return found
 
 
 def _checked_modes(where: Path, given: dict[str, str], supported: Modes) -> dict[str, str]:
