@@ -251,6 +251,14 @@ REFUSALS: dict[str, tuple[Change, str]] = {
         processor(lambda s: s[5]["config"]["norm_map"].update(VISUAL="MEAN_STD")),
         "VISUAL IDENTITY",
     ),
+    "a normalisation of no feature": (
+        processor(lambda s: s[5]["config"]["norm_map"].update(BANANA="MEAN_STD")),
+        "normalizer_processor: norm_map: BANANA is no type of feature; ACTION, ENV, LANGUAGE, REWARD, STATE,",
+    ),
+    "no normalisation at all": (
+        processor(lambda s: s[5]["config"]["norm_map"].update(ENV="FOO")),
+        "normalizer_processor: norm_map: ENV FOO is no normalisation; MEAN_STD, MIN_MAX,",
+    ),
     "some features normalised": (
         processor(lambda s: s[5]["config"].update(normalize_observation_keys=["observation.images.camera1"])),
         "normalize_observation_keys is not supported",

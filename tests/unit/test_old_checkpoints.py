@@ -124,7 +124,7 @@ def without_mapping(data: Path) -> None:
     edit(data / "checkpoint/config.json", lambda c: c.pop("normalization_mapping"))
 
 
-def with_mode(**modes: str) -> Change:
+def with_mode(**modes: object) -> Change:
     return lambda data: edit(data / "checkpoint/config.json", lambda c: c["normalization_mapping"].update(modes))
 
 
@@ -155,7 +155,9 @@ REFUSALS: dict[str, tuple[Change, str]] = {
     ),
     "no mapping": (without_mapping, "no normalization_mapping"),
     "another mode than the buffers": (with_mode(STATE="MEAN_STD"), "observation.state.mean and observation.state.std"),
-    "a mode that is none": (with_mode(STATE="TANH"), "STATE MEAN_STD or MIN_MAX"),
+    "a mode that is none": (with_mode(STATE="TANH"), "normalization_mapping: STATE TANH is no normalisation"),
+    "a mode of no feature": (with_mode(BANANA="MEAN_STD"), "normalization_mapping: BANANA is no type of feature"),
+    "a mapping of numbers": (with_mode(STATE=1), "normalization_mapping: STATE 1 is no normalisation"),
 }
 
 

@@ -14,13 +14,14 @@ from typing import Annotated, Any, Protocol
 import msgspec
 import numpy as np
 
-from vlad.build.normalisation import Normalisation, read_normalisation
+from vlad.build.normalisation import ANY_MODE, Normalisation, read_normalisation
 from vlad.build.safetensors import SafeTensors, read_json
 from vlad.errors import BundleError
 
 Modes = Mapping[str, tuple[str, ...]]
 """The normalisations that are supported, by type of feature."""
 
+_KINDS = ("ACTION", "ENV", "LANGUAGE", "REWARD", "STATE", "VISUAL")  # LeRobot's FeatureType
 _FILES = ("policy_preprocessor.json", "policy_postprocessor.json")
 _INPUTS, _TARGETS, _OUTPUTS = "normalize_inputs.", "normalize_targets.", "unnormalize_outputs."
 _EPS = 1e-8
@@ -82,7 +83,7 @@ class _Buffers:
         mapping = config.get("normalization_mapping")
         if not isinstance(mapping, dict):
             raise BundleError(f"{path / 'config.json'}: no normalization_mapping, so {weights.path} cannot be read")
-        self._modes = _checked_modes(path / "config.json", mapping, modes)
+        self._modes = _checked_modes(f"{path / 'config.json'}: normalization_mapping", mapping, modes)
 
     def input(self, feature: str, kind: str, shape: tuple[int, ...]) -> Normalisation:
         return self._read(_INPUTS, feature, kind, shape)
@@ -152,7 +153,7 @@ class _Files:
             )
         if step.config.normalize_observation_keys is not None:
             raise BundleError(f"{self._path}: {name}: normalize_observation_keys is not supported: all are normalised")
-        mode = _checked_modes(self._path, step.config.norm_map, self._modes)[kind]
+        mode = _checked_modes(f"{self._path}: {name}: norm_map", step.config.norm_map, self._modes)[kind]
         if Path(step.state_file).name != step.state_file:
             raise BundleError(f"{self._path}: state file {step.state_file!r} is not inside the checkpoint")
         tensors = SafeTensors(self._path / step.state_file)
@@ -188,8 +189,13 @@ def _steps(file: Path, known: set[str]) -> dict[str, _Step]:
     return found
 
 
-def _checked_modes(where: Path, given: dict[str, str], supported: Modes) -> dict[str, str]:
-    """Of each type of feature; one that is not named is left as it is."""
+def _checked_modes(where: str, given: dict[str, str], supported: Modes) -> dict[str, str]:
+    """Of each type of feature; one that is not named is left as it is. where: in messages."""
+    for kind, mode in given.items():
+        if kind not in _KINDS:
+            raise BundleError(f"{where}: {kind} is no type of feature; {', '.join(_KINDS)} are")
+        if mode not in ANY_MODE:
+            raise BundleError(f"{where}: {kind} {mode} is no normalisation; {', '.join(ANY_MODE)} are")
     modes = {**dict.fromkeys(supported, "IDENTITY"), **given}
     if any(modes[kind] not in accepted for kind, accepted in supported.items()):
         wanted = ", ".join(f"{kind} {' or '.join(accepted)}" for kind, accepted in supported.items())
