@@ -230,6 +230,8 @@ REFUSALS: dict[str, tuple[Change, str]] = {
         "add_image_special_tokens: the tokenizer says which",
     ),
     "no steps": (config(num_steps=0), "num_steps = 0"),
+    "a list of models": (config(vlm_model_name=[1]), "vlm_model_name = [1] is not supported: Expected `str`"),
+    "steps without end": (config(num_steps=10**9), "config.json: num_steps = 1000000000 is not supported"),
     "state too wide": (config(max_state_dim=4), "max_state_dim"),
     "no config": (without("checkpoint/config.json"), "config.json: missing"),
     "no weights": (without("checkpoint/model.safetensors"), "model.safetensors: missing"),

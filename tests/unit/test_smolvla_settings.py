@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,65 @@ def test_a_missing_one_is_told(name: str, tmp_path: Path, capsys: pytest.Capture
     # The directory of the language model stands for its name, and the processor files say how they normalise.
     assert status == (0 if name in {"vlm_model_name", "normalization_mapping"} else 1)
     assert status == 0 or name in capsys.readouterr().err or name == "type"
+
+
+WRONG: list[tuple[str, Any, str]] = [
+    ("chunk_size", 8.9, "Expected `int`, got `float`"),
+    ("chunk_size", "8", "Expected `int`, got `str`"),
+    ("chunk_size", True, "Expected `int`, got `bool`"),
+    ("chunk_size", 10**12, "Expected `int` <= 4096"),
+    ("chunk_size", 0, "Expected `int` >= 1"),
+    ("num_steps", 10**9, "Expected `int` <= 1000"),
+    ("max_state_dim", 10**9, "Expected `int` <= 1024"),
+    ("max_action_dim", None, "Expected `int`, got `null`"),
+    ("tokenizer_max_length", 10**9, "Expected `int` <= 4096"),
+    ("tokenizer_max_length", 0, "Expected `int` >= 1"),
+    ("empty_cameras", -1, "Expected `int` >= 0"),
+    ("empty_cameras", 10**6, "Expected `int` <= 16"),
+    ("num_vlm_layers", 3.0, "Expected `int`, got `float`"),
+    ("num_expert_layers", float("inf"), "Expected `int`, got `float`"),
+    ("self_attn_every_n_layers", "2", "Expected `int`, got `str`"),
+    ("add_image_special_tokens", "false", "Expected `bool`, got `str`"),
+    ("load_vlm_weights", 1, "Expected `bool`, got `int`"),
+    ("attention_mode", ["cross_attn"], "Expected `str`, got `array`"),
+    ("min_period", float("nan"), "Expected `float` >= 1e-06"),
+    ("min_period", 0, "Expected `float` >= 1e-06"),
+    ("max_period", float("inf"), "Expected `float` <= 1000000.0"),
+    ("max_period", "4", "Expected `float`, got `str`"),
+    ("resize_imgs_with_padding", "66", "Expected `array | null`, got `str`"),
+    ("resize_imgs_with_padding", [-32, -32], "Expected `int` >= 1 - at `$[0]`"),
+    ("resize_imgs_with_padding", [1 << 20, 1 << 20], "Expected `int` <= 4096"),
+    ("resize_imgs_with_padding", [32], "Expected `array` of length >= 2"),
+    ("input_features", [], "Expected `object`, got `array`"),
+    ("input_features", {"x": None}, "Expected `object`, got `null`"),
+    ("input_features", {"x": {"type": "BANANA", "shape": [6]}}, "Invalid enum value 'BANANA'"),
+    ("input_features", {"x": {"type": "STATE", "shape": [6], "unit": 1}}, "unknown field `unit`"),
+    ("output_features", {"action": {"type": "ACTION", "shape": []}}, "Expected `array` of length >= 1"),
+    ("output_features", {"action": {"type": "ACTION", "shape": [6.5]}}, "Expected `int`, got `float`"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "allowed"), WRONG, ids=[f"{w[0]}-{w[1]}" for w in WRONG])
+def test_another_type_or_size_is_told_with_what_is_allowed(name: str, value: Any, allowed: str) -> None:
+    with pytest.raises(BundleError) as told:
+        read_settings(Path("config.json"), CONFIG | {name: value})
+    assert str(told.value).startswith(f"config.json: {name} = {reprlib.repr(value)} is not supported: ")
+    assert allowed in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"output_features": {}}, "output_features has no action"),
+        ({"output_features": {"action": {"type": "ACTION", "shape": [6, 2]}}}, "type ACTION and shape [6, 2]"),
+        ({"output_features": {"action": {"type": "STATE", "shape": [6]}}}, "type ACTION and shape [N] are supported"),
+        ({"min_period": 5}, "min_period = 5.0, max_period = 4.0"),
+        ({"max_action_dim": 4}, "an action of 6 numbers with max_state_dim = 32 and max_action_dim = 4"),
+    ],
+)
+def test_settings_that_disagree(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(BundleError, match=re.escape(message)):
+        read_settings(Path("config.json"), CONFIG | change)
 
 
 @pytest.mark.parametrize("name", sorted(WITHOUT_EFFECT))

@@ -17,6 +17,7 @@ from vlad.build.architecture import Architecture, ImageMarks, read_architecture,
 from vlad.build.normalisation import ANY_MODE, Normalisation
 from vlad.build.processors import read_processors
 from vlad.build.safetensors import SafeTensors, is_file, read_json
+from vlad.build.setting import read_setting
 from vlad.errors import BundleError
 from vlad.llm import token_id
 
@@ -72,13 +73,12 @@ def read_checkpoint(
         if vlm is not None or tokenizer is not None:
             raise BundleError("--vlm and --tokenizer: an ACT has no language model")
         return _read_act(path, config, weights)
-    name = str(config.get("vlm_model_name", ""))
+    file = path / "config.json"
+    name = read_setting(file, config, "vlm_model_name", str) if "vlm_model_name" in config else ""
     directory = _vlm_directory(path, name, vlm)
     constants = vlm_constants(name, directory)
     tokenizer_file = _tokenizer_file(path, directory, tokenizer)
-    architecture = read_architecture(
-        path / "config.json", config, weights, constants, lambda: _image_marks(path, tokenizer_file)
-    )
+    architecture = read_architecture(file, config, weights, constants, lambda: _image_marks(path, tokenizer_file))
     modes = {"STATE": ANY_MODE, "ACTION": ANY_MODE, "VISUAL": ("IDENTITY",)}
     processors = read_processors(path, config, weights, _LANGUAGE_STEPS, modes)
     if processors.max_tokens not in (None, architecture.max_task_tokens):

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from msgspec import Meta
+
+from vlad.build.setting import Chunk, Count, read_features, read_setting, read_width
 from vlad.errors import BundleError
 
 # Read, and built as it says.
@@ -45,6 +48,13 @@ WITHOUT_EFFECT = frozenset(
         "push_to_hub", "repo_id", "private", "tags", "license", "pretrained_path", "pretrained_revision",
     }
 )  # fmt: skip
+
+_Pixels = Annotated[list[Annotated[int, Meta(ge=1, le=4096)]], Meta(min_length=2, max_length=2)]
+_EmptyCameras = Annotated[int, Meta(ge=0, le=16)]
+_Steps = Annotated[int, Meta(ge=1, le=1000)]
+_Period = Annotated[float, Meta(ge=1e-6, le=1e6)]  # what it divides stays finite
+_Tokens = Annotated[int, Meta(ge=1, le=4096)]  # as many as a task may have characters
+_Layers = Annotated[int, Meta(ge=-1024, le=1024)]  # 0 or less is a default
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -83,44 +93,46 @@ def read_settings(file: Path, config: dict[str, Any]) -> Settings:
             f"{file}: settings {unknown} are not known: of a LeRobot newer than this vlad? Whether they change what "
             "the policy computes is unknown"
         )
-    try:
-        inputs, outputs = config["input_features"], config["output_features"]
-        visual = [str(k) for k, f in inputs.items() if f["type"] == "VISUAL"]
-        others = sorted(set(inputs) - set(visual) - {"observation.state"})
-        resize = config["resize_imgs_with_padding"]
-        found = Settings(
-            side=0 if resize is None else int(resize[0]),
-            cameras=tuple(k for k in visual if ".empty_camera_" not in k),
-            pictures=len(visual),
-            empty_cameras=int(config["empty_cameras"]),
-            image_special_tokens=bool(config["add_image_special_tokens"]),
-            state_dim=int(inputs["observation.state"]["shape"][0]),
-            action_dim=int(outputs["action"]["shape"][0]),
-            max_state_dim=int(config["max_state_dim"]),
-            max_action_dim=int(config["max_action_dim"]),
-            chunk_size=int(config["chunk_size"]),
-            num_steps=int(config["num_steps"]),
-            min_period=float(config["min_period"]),
-            max_period=float(config["max_period"]),
-            tokenizer_max_length=int(config["tokenizer_max_length"]),
-            vlm_layers=int(config["num_vlm_layers"]),
-            expert_layers=int(config["num_expert_layers"]),
-            self_attention_every=int(config["self_attn_every_n_layers"]),
-            cross_attention="cross" in str(config["attention_mode"]),  # LeRobot asks no more
-            vlm_in_bfloat16=bool(config["load_vlm_weights"]),
-        )
-        is_square = resize is not None and len(resize) == 2 and int(resize[0]) == int(resize[1])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        raise BundleError(f"{file}: missing or malformed setting: {error!r}") from None
+
+    def read(key: str, kind: Any) -> Any:
+        return read_setting(file, config, key, kind)
+
+    inputs = read_features(file, config, "input_features")
+    visual = [name for name, feature in inputs.items() if feature.type == "VISUAL"]
+    others = sorted(set(inputs) - set(visual) - {"observation.state"})
+    resize = read("resize_imgs_with_padding", _Pixels | None)
+    found = Settings(
+        side=0 if resize is None else resize[0],
+        cameras=tuple(k for k in visual if ".empty_camera_" not in k),
+        pictures=len(visual),
+        empty_cameras=read("empty_cameras", _EmptyCameras),
+        image_special_tokens=read("add_image_special_tokens", bool),
+        state_dim=read_width(file, config, "input_features", "observation.state", "STATE"),
+        action_dim=read_width(file, config, "output_features", "action", "ACTION"),
+        max_state_dim=read("max_state_dim", Count),
+        max_action_dim=read("max_action_dim", Count),
+        chunk_size=read("chunk_size", Chunk),
+        num_steps=read("num_steps", _Steps),
+        min_period=read("min_period", _Period),
+        max_period=read("max_period", _Period),
+        tokenizer_max_length=read("tokenizer_max_length", _Tokens),
+        vlm_layers=read("num_vlm_layers", _Layers),
+        expert_layers=read("num_expert_layers", _Layers),
+        self_attention_every=read("self_attn_every_n_layers", _Layers),
+        cross_attention="cross" in read("attention_mode", str),  # LeRobot asks no more
+        vlm_in_bfloat16=read("load_vlm_weights", bool),
+    )
     wrong = {
         f"input features {others}": bool(others),
         f"{len(found.cameras)} cameras (1 to 4 are)": not 1 <= len(found.cameras) <= 4,
         f"resize_imgs_with_padding = {resize} (a square is: the projection of LeRobot takes a square of patches, and "
-        "of pictures of another shape it makes one in the wrong order or none)": not is_square,
-        "a state or action wider than max_state_dim or max_action_dim": found.max_state_dim < found.state_dim
+        "of pictures of another shape it makes one in the wrong order or none)": resize is None
+        or resize[0] != resize[1],
+        f"a state of {found.state_dim} or an action of {found.action_dim} numbers with max_state_dim = "
+        f"{found.max_state_dim} and max_action_dim = {found.max_action_dim}": found.max_state_dim < found.state_dim
         or found.max_action_dim < found.action_dim,
-        f"chunk_size = {found.chunk_size}, num_steps = {found.num_steps}": found.chunk_size < 1 or found.num_steps < 1,
-        f"periods {found.min_period}..{found.max_period}": not 0 < found.min_period <= found.max_period,
+        f"min_period = {found.min_period}, max_period = {found.max_period} (it must not be less)": found.min_period
+        > found.max_period,
     }
     for what, is_wrong in wrong.items():
         if is_wrong:
