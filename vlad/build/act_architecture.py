@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from vlad.build.safetensors import SafeTensors
+from vlad.build.setting import Chunk, Count, Size, read_features, read_setting, read_width
 from vlad.errors import BundleError
+from vlad.manifest import Coefficient
 
 # Blocks of each of the four stages; both are made of BasicBlock, two 3x3 convolutions.
 _BACKBONES = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
@@ -75,49 +77,38 @@ def read_act(file: Path, config: dict[str, Any], weights: SafeTensors) -> ActArc
     for key, accepted in _SUPPORTED.items():
         if key in config and config[key] not in accepted:
             raise BundleError(f"{file}: {key} = {config[key]!r} is not supported (accepted: {list(accepted)})")
-    try:
-        cameras, sizes = _cameras(file, config["input_features"])
-        coefficient = config["temporal_ensemble_coeff"]
-        found = ActArchitecture(
-            cameras=cameras,
-            sizes=sizes,
-            blocks=_BACKBONES[config["vision_backbone"]],
-            widths=_widths(weights),
-            dim=int(config["dim_model"]),
-            heads=int(config["n_heads"]),
-            feedforward=int(config["dim_feedforward"]),
-            activation=str(config["feedforward_activation"]),
-            pre_norm=bool(config["pre_norm"]),
-            encoder_layers=int(config["n_encoder_layers"]),
-            decoder_layers=int(config["n_decoder_layers"]),
-            uses_vae=bool(config["use_vae"]),
-            latent_dim=int(config["latent_dim"]),
-            chunk_size=int(config["chunk_size"]),
-            # An ensemble is of whole chunks, one at each step: n_action_steps is 1 there and means that.
-            actions=int(config["n_action_steps"] if coefficient is None else config["chunk_size"]),
-            temporal_ensemble_coeff=None if coefficient is None else float(coefficient),
-            state_dim=int(config["input_features"]["observation.state"]["shape"][0]),
-            action_dim=int(config["output_features"]["action"]["shape"][0]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
-        raise BundleError(f"{file}: missing or malformed setting: {error!r}") from None
+
+    def read(key: str, kind: Any) -> Any:
+        return read_setting(file, config, key, kind)
+
+    cameras, sizes = _cameras(file, config)
+    coefficient = read("temporal_ensemble_coeff", Coefficient | None)
+    chunk_size, actions = read("chunk_size", Chunk), read("n_action_steps", Chunk)
+    found = ActArchitecture(
+        cameras=cameras,
+        sizes=sizes,
+        blocks=_BACKBONES[read("vision_backbone", str)],
+        widths=_widths(weights),
+        dim=read("dim_model", Size),
+        heads=read("n_heads", Count),
+        feedforward=read("dim_feedforward", Size),
+        activation=read("feedforward_activation", str),
+        pre_norm=read("pre_norm", bool),
+        encoder_layers=read("n_encoder_layers", Count),
+        decoder_layers=read("n_decoder_layers", Count),
+        uses_vae=read("use_vae", bool),
+        latent_dim=read("latent_dim", Size),
+        chunk_size=chunk_size,
+        # An ensemble is of whole chunks, one at each step: n_action_steps is 1 there and means that.
+        actions=actions if coefficient is None else chunk_size,
+        temporal_ensemble_coeff=coefficient,
+        state_dim=read_width(file, config, "input_features", "observation.state", "STATE"),
+        action_dim=read_width(file, config, "output_features", "action", "ACTION"),
+    )
     wrong = {
-        f"dim_model = {found.dim}, n_heads = {found.heads} (the width must be a multiple of 4 and of the heads)": min(
-            found.dim, found.heads
-        )
-        < 1
-        or found.dim % 4 > 0
-        or found.dim % found.heads > 0,
-        f"n_encoder_layers = {found.encoder_layers}, n_decoder_layers = {found.decoder_layers}": min(
-            found.encoder_layers, found.decoder_layers
-        )
-        < 1,
-        f"chunk_size = {found.chunk_size}, n_action_steps = {found.actions}": not (
-            1 <= found.actions <= found.chunk_size
-        ),
-        f"temporal_ensemble_coeff = {found.temporal_ensemble_coeff} (-10..10 is)": not (
-            -10 <= (found.temporal_ensemble_coeff or 0) <= 10
-        ),
+        f"dim_model = {found.dim}, n_heads = {found.heads} (the width must be a multiple of 4 and of the "
+        "heads)": found.dim % 4 > 0 or found.dim % found.heads > 0,
+        f"chunk_size = {found.chunk_size}, n_action_steps = {found.actions}": found.actions > found.chunk_size,
     }
     for what, is_wrong in wrong.items():
         if is_wrong:
@@ -125,16 +116,17 @@ def read_act(file: Path, config: dict[str, Any], weights: SafeTensors) -> ActArc
     return found
 
 
-def _cameras(file: Path, inputs: dict[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
+def _cameras(file: Path, config: dict[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
     """Features of the cameras, in policy order, with the sizes of their frames."""
-    visual = {str(k): [int(n) for n in f["shape"]] for k, f in inputs.items() if f["type"] == "VISUAL"}
+    inputs = read_features(file, config, "input_features")
+    visual = {name: list(feature.shape) for name, feature in inputs.items() if feature.type == "VISUAL"}
     others = sorted(set(inputs) - set(visual) - {"observation.state"})
     if others:
         raise BundleError(f"{file}: input features {others} are not supported: a robot's daemon has none of them")
     if not 1 <= len(visual) <= 4:
         raise BundleError(f"{file}: {len(visual)} cameras; 1 to 4 are supported")
     for name, shape in visual.items():
-        if len(shape) != 3 or shape[0] != 3 or not all(1 <= side <= 8192 for side in shape[1:]):
+        if len(shape) != 3 or shape[0] != 3 or not all(side <= 8192 for side in shape[1:]):
             raise BundleError(f"{file}: {name} of shape {shape}; [3, height, width] is supported")
     return tuple(visual), tuple((height, width) for _, height, width in visual.values())
 

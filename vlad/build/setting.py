@@ -26,22 +26,22 @@ class Feature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shape: Annotated[tuple[Size, ...], Meta(min_length=1, max_length=8)]
 
 
-def read_setting(file: Path, config: dict[str, Any], key: str, kind: Any) -> Any:
-    """`config[key]` as `kind`, a type that msgspec knows. Raises BundleError, with `file` in it, for a key that
+def read_setting(where: Path | str, config: dict[str, Any], key: str, kind: Any) -> Any:
+    """`config[key]` as `kind`, a type that msgspec knows. Raises BundleError, with `where` in it, for a key that
     is missing and for a value of another type or out of bounds.
     """
     if key not in config:
-        raise BundleError(f"{file}: {key} is missing")
+        raise BundleError(f"{where}: {key} is missing")
     try:
         return msgspec.convert(config[key], kind)
     except msgspec.ValidationError as error:
-        raise BundleError(f"{file}: {key} = {reprlib.repr(config[key])} is not supported: {error}") from None
+        raise BundleError(f"{where}: {key} = {reprlib.repr(config[key])} is not supported: {error}") from None
 
 
 def read_features(file: Path, config: dict[str, Any], key: str) -> dict[str, Feature]:
     """The features of `config[key]` by name, in their order. Raises BundleError."""
-    features: dict[str, Feature] = read_setting(file, config, key, dict[str, Feature])
-    return features
+    features = read_setting(file, config, key, dict[str, Any])
+    return {name: read_setting(f"{file}: {key}", features, name, Feature) for name in features}
 
 
 def read_width(file: Path, config: dict[str, Any], key: str, name: str, kind: str) -> int:
