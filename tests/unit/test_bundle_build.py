@@ -265,6 +265,18 @@ REFUSALS: dict[str, tuple[Change, str]] = {
         processor(lambda s: s[5]["config"].update(normalize_observation_keys=["observation.images.camera1"])),
         "normalize_observation_keys is not supported",
     ),
+    "a normaliser without the state": (
+        processor(lambda s: s[5]["config"]["features"].pop("observation.state")),
+        "normalizer_processor: its features have no observation.state of type STATE",
+    ),
+    "a normaliser of another type": (
+        processor(lambda s: s[5]["config"]["features"]["observation.state"].update(type="ENV")),
+        "normalizer_processor: its features have no observation.state of type STATE",
+    ),
+    "half precision": (
+        processor(lambda s: s[4]["config"].update(float_dtype="float16")),
+        "Invalid enum value 'float16' - at `$[4].config.float_dtype`",
+    ),
     "two limits of a task": (
         processor(lambda s: s[3]["config"].update(max_length=40)),
         "tokenizer_max_length is 48, and the pre-processor cuts tasks off at 40",

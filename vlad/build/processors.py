@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 import numpy as np
 
 from vlad.build.normalisation import ANY_MODE, Normalisation, read_normalisation
 from vlad.build.safetensors import SafeTensors, read_json
+from vlad.build.setting import Feature
 from vlad.errors import BundleError
 
 Modes = Mapping[str, tuple[str, ...]]
@@ -105,6 +106,8 @@ class _StepConfig(msgspec.Struct):
     eps: Annotated[float, msgspec.Meta(ge=0, le=1)] = _EPS
     max_length: int | None = None
     normalize_observation_keys: list[str] | None = None
+    features: dict[str, Feature] = {}
+    float_dtype: Literal["float32"] | None = None
 
 
 class _Step(msgspec.Struct, forbid_unknown_fields=True):
@@ -133,6 +136,12 @@ class _Files:
 
     def input(self, feature: str, kind: str, shape: tuple[int, ...]) -> Normalisation:
         found = self._read(self._pre, "normalizer_processor", feature, kind, shape)
+        normalised = self._config("normalizer_processor").features.get(feature)
+        if normalised is None or normalised.type != kind:  # of an action LeRobot does not ask
+            raise BundleError(
+                f"{self._path}: normalizer_processor: its features have no {feature} of type {kind}: LeRobot would not "
+                "normalise it as that"
+            )
         if self._buffers is not None:
             _check_alike(self._path, feature, found, self._buffers.input(feature, kind, shape))
         return found
