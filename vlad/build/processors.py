@@ -179,7 +179,7 @@ def _steps(file: Path, known: set[str]) -> dict[str, _Step]:
         entries = read_json(file)["steps"]
         steps = msgspec.convert(entries, list[_Step])
     except (KeyError, msgspec.ValidationError) as error:
-        raise BundleError(f"{file}: not a LeRobot processor file: {error}") from None
+        raise BundleError(f"{file}: not a processor file that is supported: {error}") from None
     strange = sorted({step.registry_name for step in steps} - known)
     if strange:
         raise BundleError(f"{file}: processing steps {strange} are not supported")
