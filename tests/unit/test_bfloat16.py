@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
 from tests.tiny_smolvla import build, chunk, reference
@@ -54,6 +55,27 @@ def test_only_what_is_wanted_is_rewritten(bundle: bundles.Bundle) -> None:
     to_bfloat16(model, lambda node: node.startswith("layer1/"))
     assert kinds(model)["MatMul"] == before["MatMul"] - 7
     assert all(node.name.startswith("layer1/") for node in model.graph.node if node.op_type.startswith("Linear"))
+
+
+def test_one_row_that_is_added_to_each_of_many_is_no_residual(bundle: bundles.Bundle) -> None:
+    """Older bundles have the time as the second operand of the sum with the actions."""
+    model = onnx.load(bundle.file(bundle.block("expert").file))
+    made = {name: node for node in model.graph.node for name in node.output}
+    swapped = 0
+    for node in model.graph.node:
+        # The time's part has a bias: an Add of a MatMul of an input of one row.
+        if node.op_type == "Add" and made.get(node.input[0]) is not None and made[node.input[0]].op_type == "Add":
+            source = made.get(made[node.input[0]].input[0])
+            if source is not None and source.op_type == "MatMul" and source.input[0] == "time_embedding":
+                node.input[:] = [node.input[1], node.input[0]]
+                swapped += 1
+    assert swapped == 1
+    to_bfloat16(model)
+    block = bundle.block("expert")
+    values = {v.name: np.ones([d if isinstance(d, int) else 7 for d in v.shape], np.float32) for v in block.inputs}
+    options = backend.session_options("expert", backend.Threads())
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    assert np.isfinite(session.run(None, values)[0]).all()
 
 
 @pytest.mark.parametrize("fused", [True, False])

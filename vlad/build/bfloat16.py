@@ -19,6 +19,7 @@ from vlad.build.functions import BFLOAT16, DOMAIN, LINEAR, ROUNDED, function, he
 SMALL = 1 << 16
 """Weights of fewer numbers than this stay float32: they cost nothing."""
 
+_SAME_ROWS = ("Add", "Mul", "Sigmoid", "Gelu", "MatMul")
 _ROUNDABLE = ("Linear", "LinearGelu", "LinearMul", "AttentionBfloat16", "MaskedAttentionBfloat16")  # as in fused_ops.c
 
 
@@ -117,20 +118,34 @@ class _Rewriter:
         self._constants[tensor.name] = tensor
         self._model.graph.initializer.append(tensor)
 
-    def _meet(self, node: onnx.NodeProto) -> None:
-        """Join a Linear to the sum or product whose second operand it is; that has the shape of the result."""
+    def _meet(self, node: onnx.NodeProto, single: set[str]) -> None:
+        """Join a Linear to the sum or product whose second operand it is; that has the shape of the result, but
+        where it is one row that is added to each of the other's, as the time was in older bundles."""
         reader = self._only(node, "Add") or self._only(node, "Mul")
         if reader is None or reader.input[1] != node.output[0] or reader.input[0] in self._constants:
+            return
+        if node.output[0] in single and reader.input[0] not in single:
             return
         reader.op_type, reader.domain = f"Linear{reader.op_type}", DOMAIN
         reader.input[:] = [*node.input, reader.input[0]]
         self._gone.add(node.name)
 
+    def _single_rows(self) -> set[str]:
+        """Values that are one row, because all that they are computed from is."""
+        graph = self._model.graph
+        single = {v.name for v in graph.input if [d.dim_value for d in v.type.tensor_type.shape.dim][:1] == [1]}
+        for node in graph.node:
+            values = [name for name in node.input if name and name not in self._constants]
+            if values and single.issuperset(values) and (node.op_type in _SAME_ROWS or node.op_type in LINEAR):
+                single.update(node.output)
+        return single
+
     def finish(self) -> None:
         graph = self._model.graph
+        single = self._single_rows()
         for node in graph.node:
             if node.domain == DOMAIN and node.op_type == "Linear" and node.name not in self._gone:
-                self._meet(node)
+                self._meet(node, single)
         kept = [node for node in graph.node if node.name not in self._gone]
         _round(kept)
         del graph.node[:]
