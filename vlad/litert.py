@@ -14,6 +14,7 @@ import importlib
 import importlib.util
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from vlad.backend import CPU, Arrays, Placed, Placement, Target, Threads, placed
 from vlad.bundle import Bundle
 from vlad.errors import BlockFailed, BundleError, ConfigError
 from vlad.manifest import Block, Value
-from vlad.neutron import check_versions
+from vlad.neutron import CONVERTED, check_versions, left_on_cpu
 
 PACKAGES = ("ai_edge_litert", "tflite_runtime")
 ON_CPU, BORDER = "CPU", "CPU at inputs and outputs"
@@ -94,8 +95,20 @@ class LiteRtSession:
             self.placement = placement_of(
                 ops, set(self._inputs.values()), set(self._outputs.values()), target.delegate
             )
-            stays = {} if block.tflite is None else block.tflite.cpu_operators
+            claimed = Counter({} if block.tflite is None else block.tflite.cpu_operators)
+            stays = claimed & self._left_on_cpu(ops, converted=converter is not None)
             refuse_cpu(block.name, self.placement, target.delegate, target, border=BORDER, expected=stays)
+
+    def _left_on_cpu(self, ops: Sequence[Mapping[str, Any]], *, converted: bool) -> Counter[str]:
+        """Operators of the file that may stay on the CPU, whatever the manifest says: those that Neutron is not known
+        to take, or of a converted file all that was not compiled.
+        """
+        plain = [op for op in ops if op["op_name"] != DELEGATE]
+        if converted:
+            return Counter(str(op["op_name"]) for op in plain if op["op_name"] != CONVERTED)
+        types = {int(d["index"]): np.dtype(d["dtype"]).name for d in self._interpreter.get_tensor_details()}
+        reads = ((str(op["op_name"]), next(iter(op["inputs"]), -1)) for op in plain)
+        return Counter(left_on_cpu((kind, types.get(int(first), "")) for kind, first in reads))
 
     def run(self, inputs: Arrays) -> dict[str, NDArray[np.float32]]:
         """See vlad.backend.Session."""

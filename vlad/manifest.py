@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -379,6 +380,10 @@ def _disagreements(m: Manifest) -> list[str]:
         groups = {} if m.quantisation is None else m.quantisation.groups.get(block.name, {})
         if (block.backend == "litert") != (block.tflite is not None):
             wrong.append(f"block {block.name} is for {block.backend}, and field tflite is for litert alone")
+        if block.tflite is not None:
+            more = Counter(block.tflite.cpu_operators) - Counter(block.tflite.operators)
+            if more:
+                wrong.append(f"block {block.name}: cpu_operators has {dict(more)} that operators has not")
         dynamic = [f"{v.name} {d}" for v in (*block.inputs, *block.outputs) for d in v.shape if isinstance(d, str)]
         if block.backend == "litert" and dynamic:
             wrong.append(f"block {block.name} is for litert, where no dimension is dynamic: {', '.join(dynamic)}")

@@ -25,7 +25,7 @@ from vlad.bundle import Bundle
 from vlad.check import main as check
 from vlad.errors import BlockFailed, BundleError, ConfigError
 from vlad.litert import BORDER, ON_CPU, LiteRtSession
-from vlad.manifest import Value
+from vlad.manifest import Value, parse_manifest
 
 MS = 1_000_000
 
@@ -170,6 +170,21 @@ def test_a_part_on_the_cpu_is_an_error_that_names_it_unless_it_is_allowed(tmp_pa
     assert found[library] == Placed(provider=library, operators={"FULLY_CONNECTED": 3}, partitions=2)
     assert found[ON_CPU].operators == {"DEQUANTIZE": 1, "SOFTMAX": 1, "QUANTIZE": 1}
     assert np.isfinite(session.run(given)["tokens"]).all()
+
+
+@pytest.mark.fault(38)
+def test_a_bundle_cannot_excuse_itself_from_its_accelerator(bundle: Bundle, library: str) -> None:
+    """What may stay on the CPU without `allow_cpu_fallback` is read off the file; the manifest only narrows it."""
+    block = bundle.block("vision")
+    assert block.tflite is not None
+    record = msgspec.structs.replace(block.tflite, cpu_operators=dict.fromkeys(block.tflite.operators, 99))
+    block = msgspec.structs.replace(block, tflite=record)
+    with pytest.raises(BundleError, match=r"CPU: \d+ nodes .*12 FULLY_CONNECTED"):
+        LiteRtSession(bundle, block, Threads(), Target(delegate=library, delegate_options={"nodes": "1"}))
+    blocks = [block if b.name == "vision" else b for b in bundle.manifest.blocks]
+    manifest = msgspec.structs.replace(bundle.manifest, blocks=blocks)
+    with pytest.raises(BundleError, match=r"block vision: cpu_operators has .*'FULLY_CONNECTED': 86.* operators has"):
+        parse_manifest(msgspec.json.encode(manifest))
 
 
 @pytest.mark.parametrize(("nodes", "left"), [("0", 3), ("1", 2), ("2", 1)])
