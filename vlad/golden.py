@@ -86,7 +86,7 @@ def run_golden(
 
 def check_golden(policy: AnyPolicy) -> GoldenCheck:
     """Compute the golden outputs again. Raises BundleError when one differs by more than the
-    tolerance.
+    tolerance, or may differ by more than it varies.
     """
     bundle = policy.bundle
     golden = bundle.manifest.golden
@@ -112,7 +112,12 @@ def check_golden(policy: AnyPolicy) -> GoldenCheck:
             if not np.isfinite(values).all():
                 raise BundleError(f"{bundle.path}: golden output {name} is not finite {where}")
         difference = float(np.abs(expected - found[name]).max())
-        tolerance = golden.tolerances.get(name, golden.tolerance)
+        tolerance, deviation = golden.tolerances.get(name, golden.tolerance), float(expected.std())
+        if tolerance > max(golden.tolerance, deviation):
+            raise BundleError(
+                f"{bundle.path}: golden.tolerances allows {name} to differ by {tolerance:g}, and it varies by "
+                f"{deviation:.3g} itself: that proves nothing; write the bundle again"
+            )
         if not difference <= tolerance:
             raise BundleError(
                 f"{bundle.path}: golden output {name} differs by {difference:.3g}, more than {tolerance:.3g}: "

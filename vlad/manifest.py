@@ -371,6 +371,8 @@ def _disagreements(m: Manifest) -> list[str]:
         "joints repeat a name": len({j.name for j in m.joints}) == len(m.joints),
         "cameras repeat a name": len({c.name for c in m.cameras}) == len(m.cameras),
         f"golden.task names none of {len(m.tasks)} tasks": m.golden is None or m.golden.task < len(m.tasks),
+        "golden.tolerances names what is no golden output": m.golden is None
+        or set(m.golden.tolerances) <= set(m.golden.outputs),
         "two entries name the same file": len(set(paths)) == len(paths),
         "quantisation names a block that there is not": m.quantisation is None
         or set(m.quantisation.groups) <= set(names),

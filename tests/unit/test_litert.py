@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import time
@@ -322,6 +323,22 @@ def test_garbage_from_the_start_is_caught_by_the_golden_check(
     bad = configured(bundle, tmp_path, library, allowed + '[block.vision.delegate_options]\nfault = "garbage"\n')
     with pytest.raises(BundleError, match="golden output tokens differs by"):
         check([str(bundle.path), "--config", bad])
+
+
+@pytest.mark.fault(38)
+@pytest.mark.parametrize(("tolerances", "text"), [
+    ({"tokens": 1e6, "chunk": 1e6}, r"golden\.tolerances allows (tokens|chunk) to differ by 1e\+06, and it varies by"),
+    ({"tokens": 0.1, "token": 0.1}, r"golden\.tolerances names what is no golden output"),
+])  # fmt: skip
+def test_a_bundle_cannot_switch_its_proof_off(
+    bundle: Bundle, tmp_path: Path, tolerances: dict[str, float], text: str
+) -> None:
+    copy = Path(shutil.copytree(bundle.path, tmp_path / "copy.vlad"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["golden"]["tolerances"] = tolerances
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=text):
+        check([str(copy)])
 
 
 def test_check_shows_nodes_and_partitions(
