@@ -16,25 +16,42 @@ from numpy.typing import NDArray
 
 from vlad.backend import Arrays, Session
 from vlad.errors import BundleError, Refused
-from vlad.manifest import Block
+from vlad.manifest import Block, SmolvlaManifest
 
 Array = NDArray[np.float32]
 
-EXTRA = ("cos", "sin", "mask")
 HIDDEN = np.float32(-1.0e30)
 WAVELENGTH = 10_000.0  # LeRobot's, whatever the model's own (apply_rope in smolvlm_with_expert.py)
 
 
-class FixedPrefill:
-    """A session of the fixed block, as one of the ONNX block. Raises BundleError for a block that is another."""
+def rows_of(manifest: SmolvlaManifest) -> int:
+    """Tokens of all cameras and of the longest task that can come, with what precedes every task."""
+    longest = manifest.max_task_tokens
+    if manifest.tokenizer is None:
+        longest = max(len(task.token_ids) for task in manifest.tasks)
+    return len(manifest.cameras) * manifest.prefix.image_tokens + len(manifest.token_table.before) + longest
 
-    def __init__(self, block: Block, session: Session) -> None:
-        shapes = {value.name: value.shape for value in block.inputs}
-        if set(shapes) != {"tokens", "state", *EXTRA}:
-            raise BundleError(f"block prefill: in .tflite it takes {['tokens', 'state', *EXTRA]}, not {sorted(shapes)}")
+
+class FixedPrefill:
+    """A session of the fixed block, as one of the ONNX block. Raises BundleError for a block whose shapes are not those
+    that the manifest's policy has, or with too few rows for its cameras and longest task.
+    """
+
+    def __init__(self, block: Block, session: Session, manifest: SmolvlaManifest) -> None:
+        sizes, rows = manifest.prefix, rows_of(manifest)
+        first = next((v.shape[0] for v in block.inputs if v.name == "tokens" and v.shape), rows)
+        rows = max(rows, first) if isinstance(first, int) else rows  # there may be room for more
+        half = sizes.head_dim // 2
+        inputs = {"tokens": [rows, sizes.hidden], "state": [1, manifest.state_width], "cos": [rows + 1, half],
+                  "sin": [rows + 1, half], "mask": [rows + 1, rows + 1]}  # fmt: skip
+        found = {v.name: v.shape for v in block.inputs}
+        if found != inputs:
+            raise BundleError(f"block prefill: in .tflite it takes {inputs}, not {found}")
+        made = [rows + 1, sizes.kv_heads * sizes.head_dim]
+        if other := {v.name: v.shape for v in block.outputs if v.shape != made}:
+            raise BundleError(f"block prefill: in .tflite each of its outputs is {made}, not {other}")
         self._session = session
-        rows, self._hidden = (int(d) for d in shapes["tokens"])
-        self._rows, self._half = rows, int(shapes["cos"][1])
+        self._rows, self._hidden, self._half = rows, sizes.hidden, half
         self._shaped: dict[int, dict[str, Array]] = {}
 
     def run(self, inputs: Arrays) -> dict[str, Array]:

@@ -156,7 +156,7 @@ class LanguageModel:
         self.embeddings = TokenEmbeddings(bundle, manifest)
         block = bundle.block("prefill")
         self._fixed = block.backend == "litert"
-        self._prefill = FixedPrefill(block, prefill) if self._fixed else prefill
+        self._prefill = FixedPrefill(block, prefill, manifest) if self._fixed else prefill
         self._context = context
         sizes = manifest.prefix
         self._cameras = len(manifest.cameras)

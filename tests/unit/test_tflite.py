@@ -20,14 +20,14 @@ from vlad.backend import Threads, load_block
 from vlad.bundle import Bundle
 from vlad.check import main as check
 from vlad.errors import BundleError, Refused
-from vlad.fixed_prefill import FixedPrefill
+from vlad.fixed_prefill import FixedPrefill, rows_of
 from vlad.golden import open_for_check
 from vlad.manifest import ActManifest, Block, SmolvlaManifest, Value
 from vlad.neutron import OPERATORS, left_on_cpu
 from vlad.policy import Policy
 from vlad.tflite.command import main
 from vlad.tflite.model import Model, activation, quantised_weight
-from vlad.tflite.prefill import fixed, rows_of
+from vlad.tflite.prefill import fixed
 from vlad.tflite.ranges import Seen
 from vlad.tflite.translate import inlined, translate
 from vlad.tflite.writer import pixel_range
@@ -140,8 +140,11 @@ def observation(bundle: Bundle, n: int, seed: int = 0) -> dict[str, NDArray[np.f
 
 
 def fixed_block(bundle: Bundle, graph: onnx.GraphProto) -> Block:
-    inputs = [Value(name=v.name, shape=[d.dim_value for d in v.type.tensor_type.shape.dim]) for v in graph.input]
-    return msgspec.structs.replace(bundle.block("prefill"), inputs=inputs)
+    inputs, outputs = (
+        [Value(name=v.name, shape=[d.dim_value for d in v.type.tensor_type.shape.dim]) for v in values]
+        for values in (graph.input, graph.output)
+    )
+    return msgspec.structs.replace(bundle.block("prefill"), inputs=inputs, outputs=outputs)
 
 
 @pytest.mark.parametrize("plain", [False, True])
@@ -150,10 +153,14 @@ def test_a_prefill_of_fixed_shapes_is_exact_for_every_number_of_tokens(
 ) -> None:
     """Whatever is filled up, hidden or turned elsewhere: the same keys and values."""
     source = sources["smolvla"]
-    graph = inlined(fixed(onnx.load(str(source.file(source.block("prefill").file))), 20))
-    session = FixedPrefill(fixed_block(source, graph.graph), Interpreted(translate(graph, None), plain=plain))
+    manifest = source.manifest
+    assert isinstance(manifest, SmolvlaManifest)
+    rows = rows_of(manifest)
+    graph = inlined(fixed(onnx.load(str(source.file(source.block("prefill").file))), rows))
+    block = fixed_block(source, graph.graph)
+    session = FixedPrefill(block, Interpreted(translate(graph, None), plain=plain), manifest)
     here = load_block(source, "prefill", Threads())
-    for n in (20, 1, 13, 20, 0):
+    for n in (rows, 1, 13, rows, 0):
         given = observation(source, n, n)
         expected, found = here.run(given), session.run(given)
         assert list(found) == list(expected)
@@ -161,13 +168,37 @@ def test_a_prefill_of_fixed_shapes_is_exact_for_every_number_of_tokens(
             bound = 2e-5 * max(1.0, float(np.abs(value).max()))
             np.testing.assert_allclose(found[name], value, atol=bound, err_msg=name)
             assert not found[name].flags.writeable
-    with pytest.raises(Refused, match="21 image and task tokens: block prefill was written for 20"):
-        session.run(observation(source, 21))
+    with pytest.raises(Refused, match=f"{rows + 1} image and task tokens: block prefill was written for {rows}"):
+        session.run(observation(source, rows + 1))
     with pytest.raises(BundleError, match="takes no past"):
         session.run({name: np.ones((3, value.shape[1]), np.float32) if "past" in name else value
                      for name, value in observation(source, 5).items()})  # fmt: skip
     with pytest.raises(BundleError, match=r"prefill: in \.tflite it takes"):
-        FixedPrefill(source.block("prefill"), Interpreted(translate(graph, None)))
+        FixedPrefill(source.block("prefill"), session, manifest)
+
+
+@pytest.mark.parametrize(("which", "name", "shape"), [
+    ("inputs", "tokens", [43]), ("inputs", "tokens", []), ("inputs", "tokens", [43, 25]), ("inputs", "tokens", [5, 24]),
+    ("inputs", "tokens", [44, 24]), ("inputs", "cos", [44]), ("inputs", "sin", [44, 2]), ("inputs", "mask", [44, 43]),
+    ("inputs", "state", [32]), ("outputs", "key0", [44, 25]), ("outputs", "value0", [44]),
+])  # fmt: skip
+def test_a_prefill_of_other_shapes_is_refused_by_name(
+    sources: dict[str, Bundle], which: str, name: str, shape: list[int]
+) -> None:
+    """File and manifest may agree on shapes that no policy has."""
+    source = sources["smolvla"]
+    manifest = source.manifest
+    assert isinstance(manifest, SmolvlaManifest)
+    rows = rows_of(manifest)
+    assert (rows, manifest.prefix.hidden) == (43, 24)
+    graph = fixed(onnx.load(str(source.file(source.block("prefill").file))), rows).graph
+    good = fixed_block(source, graph)
+    FixedPrefill(good, load_block(source, "prefill", Threads()), manifest).close()
+    values = [msgspec.structs.replace(v, shape=shape) if v.name == name else v for v in getattr(good, which)]
+    assert values != getattr(good, which)
+    bad = msgspec.structs.replace(good, **{which: values})
+    with pytest.raises(BundleError, match=rf"prefill: in \.tflite .*{name}"):
+        FixedPrefill(bad, load_block(source, "prefill", Threads()), manifest)
 
 
 def test_there_is_room_for_the_longest_task(sources: dict[str, Bundle]) -> None:
@@ -176,6 +207,8 @@ def test_there_is_room_for_the_longest_task(sources: dict[str, Bundle]) -> None:
     longest = max(len(task.token_ids) for task in manifest.tasks)
     assert rows_of(manifest) == len(manifest.cameras) * manifest.prefix.image_tokens + longest
     free = msgspec.structs.replace(manifest, tokenizer=manifest.token_table.file)
+    before = msgspec.structs.replace(manifest, token_table=msgspec.structs.replace(manifest.token_table, before=[1, 2]))
+    assert rows_of(before) == rows_of(manifest) + 2
     assert rows_of(free) == len(manifest.cameras) * manifest.prefix.image_tokens + manifest.max_task_tokens
 
 

@@ -10,17 +10,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from vlad.errors import BundleError
-from vlad.manifest import SmolvlaManifest
 
 _TABLES = {"rope_cos": "cos", "rope_sin": "sin"}
-
-
-def rows_of(manifest: SmolvlaManifest) -> int:
-    """Tokens of all cameras and of the longest task that can come."""
-    longest = manifest.max_task_tokens
-    if manifest.tokenizer is None:
-        longest = max(len(task.token_ids) for task in manifest.tasks)
-    return len(manifest.cameras) * manifest.prefix.image_tokens + longest
 
 
 def fixed(model: onnx.ModelProto, rows: int) -> onnx.ModelProto:

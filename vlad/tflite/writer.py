@@ -19,7 +19,7 @@ from vlad.backend import PlacedSession, Session, Threads, load_block
 from vlad.build.writer import GOLDEN_TOLERANCE, file_entry, golden, put_in_place, sync, tools, write_manifest
 from vlad.bundle import Bundle
 from vlad.errors import BundleError
-from vlad.fixed_prefill import FixedPrefill
+from vlad.fixed_prefill import FixedPrefill, rows_of
 from vlad.golden import golden_inputs, open_for_check, run_golden
 from vlad.litert import LiteRtSession, version
 from vlad.manifest import ActManifest, Block, Errors, Manifest, SmolvlaManifest, Tflite, Value, files
@@ -151,7 +151,7 @@ def _translated(
     for name in names:
         loaded = onnx.load(str(source.file(source.block(name).file)))
         if name == "prefill" and isinstance(source.manifest, SmolvlaManifest):
-            loaded = prefill.fixed(loaded, prefill.rows_of(source.manifest))
+            loaded = prefill.fixed(loaded, rows_of(source.manifest))
         graph = translate.inlined(loaded)
         wanted = translate.integer_values(graph)
         path = scratch / f"{name}.capturing.onnx"
@@ -162,8 +162,9 @@ def _translated(
             seen[value].add(x)
 
         session = CapturingSession(GraphSession(path, Threads()), wanted, take)
-        block = msgspec.structs.replace(source.block(name), inputs=_values(graph.graph.input))
-        sessions = floats.onwards(changed={name: _adapted(block, session)})
+        block = msgspec.structs.replace(
+            source.block(name), inputs=_values(graph.graph.input), outputs=_values(graph.graph.output))  # fmt: skip
+        sessions = floats.onwards(changed={name: _adapted(source.manifest, block, session)})
         for i, observation in enumerate(moments.calibrate):
             report(f"{name}: calibrating {i + 1}/{len(moments.calibrate)}")
             evaluation.trace(sessions, observation)
@@ -177,9 +178,11 @@ def _translated(
     return models
 
 
-def _adapted(block: Block, session: Session) -> Session:
+def _adapted(manifest: Manifest, block: Block, session: Session) -> Session:
     """A session of the block in `.tflite`, with the signature of the ONNX block."""
-    return FixedPrefill(block, session) if block.name == "prefill" else session
+    if block.name == "prefill" and isinstance(manifest, SmolvlaManifest):
+        return FixedPrefill(block, session, manifest)
+    return session
 
 
 def _values(values: Iterable[onnx.ValueInfoProto]) -> list[Value]:
@@ -198,7 +201,8 @@ def _judged(source: Bundle, moments: Moments, root: Path, blocks: Sequence[Block
     for block in blocks:
         report(f"judging: {block.name}")
         assert block.tflite is not None
-        session = sessions[block.name] = TimedSession(_adapted(block, LiteRtSession(unsealed, block, Threads())))
+        loaded = LiteRtSession(unsealed, block, Threads())
+        session = sessions[block.name] = TimedSession(_adapted(source.manifest, block, loaded))
         cosine, error = judge.block(block.name, judge.traces({block.name: session}))
         found.append(Written(
             block.name, source.block(block.name).file.bytes, block.file.bytes, block.tflite.operators,
