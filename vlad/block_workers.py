@@ -22,7 +22,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from vlad.backend import Arrays, PlacedSession, Placement, Session, Threads, load_block
+from vlad.backend import Arrays, PlacedSession, Placement, Threads, load_block
 from vlad.block_process import COMMAND, BlockProcess, Setting
 from vlad.bundle import Bundle
 from vlad.config_keys import STAGE_OF_BLOCK, BlocksKeys, StagesKeys
@@ -293,7 +293,7 @@ class BlockWorkers:
                     on_change=self.changed, command=command,
                 )  # fmt: skip
 
-    def load(self, bundle: Bundle, name: str, threads: Threads) -> Session:
+    def load(self, bundle: Bundle, name: str, threads: Threads) -> PlacedSession:
         """A block as the configuration says: its worker once that is up, or a session in this process.
 
         Raises BundleError or ConfigError.

@@ -13,10 +13,11 @@ import msgspec
 
 from vlad import bundle as bundles
 from vlad import config as configuration
-from vlad.backend import Placed, Placement, Session, Threads, load_block
+from vlad.backend import Placed, Placement, Session, Threads
+from vlad.block_workers import BlockWorkers
 from vlad.bundle import Bundle
 from vlad.config import Config
-from vlad.config_keys import BlockKeys
+from vlad.config_keys import BlocksKeys, StagesKeys
 from vlad.errors import BundleError, Refused, VladError
 from vlad.golden import GoldenCheck, check_golden, open_for_check
 from vlad.manifest import Manifest, files
@@ -73,21 +74,28 @@ def trust_of(keys: Sequence[Path], required: bool, config: Config | None) -> Tru
 
 
 def check(path: Path, trust: Trust | None, config: Config | None) -> dict[str, Any]:
-    """What was verified, and how it came out. Raises VladError for the first thing that is not good."""
+    """What was verified, and how it came out. Raises VladError for the first thing that is not good.
+
+    A block that the daemon has in a worker is in one here too: a driver that crashes or hangs ends that, not this.
+    """
     bundle = bundles.load(path, trust=trust)
     manifest = bundle.manifest
     if config is not None and (wrong := mismatches(manifest, config)):
         raise Refused(f"{path} does not fit the robot of {config.path}: " + "; ".join(wrong))
     placements: dict[str, Placement] = {}
+    workers = BlockWorkers(BlocksKeys() if config is None else config.block)
 
     def load(bundle: Bundle, name: str, threads: Threads) -> Session:
-        keys: BlockKeys = BlockKeys() if config is None else getattr(config.block, name)
-        session = load_block(bundle, name, threads, keys.target)
+        session = workers.load(bundle, name, threads)
         placements[name] = session.placement
         return session
 
-    with open_for_check(bundle, load) as policy:
-        golden = check_golden(policy)
+    try:
+        workers.start(bundle, StagesKeys())  # on any core and with no priority: no arm waits for them
+        with open_for_check(bundle, load) as policy:
+            golden = check_golden(policy)
+    finally:
+        workers.close()
     return {
         "ok": True,
         "policy": manifest.policy_type,

@@ -357,6 +357,19 @@ def test_check_refuses_a_block_that_is_not_on_its_accelerator(bundle: Bundle, li
         check([str(bundle.path), "--config", configured(bundle, tmp_path, library, "")])
 
 
+@pytest.mark.fault(38)
+@pytest.mark.parametrize(("fault", "text"), [
+    ("crash", r"golden inputs do not run: block vision: its worker was ended by SIG"),
+    ("hang", r"block vision: its worker did not answer in time"),
+])  # fmt: skip
+def test_check_outlives_a_driver_that_does_not(
+    bundle: Bundle, library: str, tmp_path: Path, fault: str, text: str
+) -> None:
+    more = f'allow_cpu_fallback = true\nstart_timeout_s = 4\n[block.vision.delegate_options]\nfault = "{fault}"\n'
+    with pytest.raises(BundleError, match=text):
+        check([str(bundle.path), "--config", configured(bundle, tmp_path, library, more)])
+
+
 def test_a_copy_of_the_library_is_not_needed_twice(tmp_path: Path, library: str) -> None:
     """Two blocks on one delegate: each has its own instance with its own options."""
     root, block, given = tiny_litert.products(tmp_path / "bundle")
