@@ -7,8 +7,8 @@ HOW: good, or what is to go wrong.
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
-import time
 from pathlib import Path
 
 import flatbuffers
@@ -40,6 +40,8 @@ def convert(content: bytes, how: str) -> bytes:
             op.builtinOptions, op.builtinOptionsType = None, 0
     if how == "renamed":
         graph.tensors[graph.outputs[0]].name = "Identity"
+    if how == "retyped":
+        graph.tensors[graph.inputs[0]].type = schema.TensorType.INT8
     builder = flatbuffers.Builder(len(content))
     builder.Finish(model.Pack(builder), b"TFL3")
     return bytes(builder.Output())
@@ -56,11 +58,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--optimization_level")
     options = parser.parse_args(words)
     if how == "slow":
-        time.sleep(60)
+        print("x" * 200_000, flush=True)
+        subprocess.run(["sleep", "60"], check=False)  # which a time limit ends, too
     if how == "failing":
         print("New shape should not change the number of elements", file=sys.stderr)
         return 3
     if how == "silent":
+        return 0
+    if how == "huge":
+        with open(options.output, "wb") as file:
+            file.truncate(1 << 38)
         return 0
     if options.target != "imx95":
         print(f"unknown target {options.target}", file=sys.stderr)

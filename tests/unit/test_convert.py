@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests import fake_converter, tiny_litert, tiny_smolvla
+from tests.daemons import wait_for
 from vlad import bundle as bundles
 from vlad.backend import Target, Threads, load_block
 from vlad.bundle import Bundle
@@ -16,7 +19,7 @@ from vlad.errors import BundleError, ConfigError
 from vlad.litert import LiteRtSession
 from vlad.manifest import Converter
 from vlad.neutron import check_versions, versions_in
-from vlad.tflite.convert import main
+from vlad.tflite.convert import compile_block, main
 
 VERSION = "3.0.0+0x6d41ac8b"
 
@@ -130,6 +133,8 @@ def test_versions_of_one_release_are_the_same_in_every_spelling(tmp_path: Path) 
     ("nothing", (), "compiled nothing of vision.tflite.*Number of operators converted"),
     ("rubbish", (), "not a LiteRT model"),
     ("renamed", (), "changed the outputs of vision.tflite"),
+    ("retyped", (), r"changed the inputs of vision\.tflite from \{'image': 'float32 .* to \{'image': 'int8 "),
+    ("huge", (), "made 274877906944 bytes of vision.tflite"),
     ("nameless", (), "says no version"),
     ("slow", ("--timeout", "0.5"), "did not end within 0.5 s"),
     ("good", ("--target", "imx93"), "ended with status 2.*unknown target imx93"),
@@ -143,6 +148,57 @@ def test_a_conversion_that_fails_leaves_nothing(
     with pytest.raises(BundleError, match=f"(?s){text}"):
         main([str(source.path), "--converter", str(program), "-o", str(out), *more])
     assert list(tmp_path.iterdir()) == [program]
+
+
+def test_the_time_limit_ends_what_the_converter_started(
+    source: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLAD_TEST_CONVERTER", mark := str(tmp_path))
+
+    def running() -> int:
+        found = 0
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                found += f"VLAD_TEST_CONVERTER={mark}".encode() in environment.read_bytes()
+        return found
+
+    words = str(fake_converter.program(tmp_path, "slow")), str(source.file(source.block("vision").file))
+    with ThreadPoolExecutor(1) as aside:
+        compiling = aside.submit(compile_block, Path(words[0]), Path(words[1]), "imx95", (), 8.0)
+        wait_for(lambda: running() == 2, 8)  # the program, and what it has started
+        with pytest.raises(BundleError, match="did not end within 8 s"):
+            compiling.result(30)
+    wait_for(lambda: running() == 0)
+
+
+@pytest.mark.parametrize("timeout", ["nan", "inf", "1e300", "-1", "0", "soon"])
+def test_a_time_limit_is_a_number_of_seconds(timeout: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["in.vlad", "--converter", "c", "-o", "out.vlad", "--timeout", timeout])
+    assert "--timeout" in capsys.readouterr().err
+
+
+def test_a_converter_is_found_as_a_shell_finds_it(
+    source: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = fake_converter.program(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main([str(source.path), "--converter", f"./{program.name}", "-o", "here.vlad"]) == 0
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert main([str(source.path), "--converter", program.name, "-o", str(tmp_path / "path.vlad")]) == 0
+
+
+def test_what_cannot_be_written_is_told_and_nothing_is_left(source: Bundle, tmp_path: Path) -> None:
+    program = str(fake_converter.program(tmp_path))
+    (tmp_path / "file").write_text("precious")
+    (tmp_path / "home").mkdir()
+    before = sorted(tmp_path.iterdir())
+    for out, text in (("file/x.vlad", "x.vlad: not written: "), ("file", "file: is no bundle, so --force does"),
+                      ("home", "home: is no bundle")):  # fmt: skip
+        with pytest.raises(BundleError, match=text):
+            main([str(source.path), "--converter", program, "-o", str(tmp_path / out), "--force"])
+    assert sorted(tmp_path.iterdir()) == before and (tmp_path / "file").read_text() == "precious"
 
 
 def test_what_cannot_be_converted_is_refused(source: Bundle, converted: Bundle, tmp_path: Path) -> None:

@@ -418,6 +418,11 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(
         with pytest.raises(BundleError, match=text):
             main([str(source), "--calibrate", str(dataset), "-o", str(out), "--observations", "1", *more])
     common = "--calibrate", str(dataset), "-o"
+    (tmp_path / "file").write_text("precious")
+    for at, text in (("file/x.vlad", "x.vlad: not written: "), ("file", "is no bundle, so --force does not")):
+        with pytest.raises(BundleError, match=text):
+            main([str(source), *common, str(tmp_path / at), "--force"])
+    (tmp_path / "file").unlink()
     with pytest.raises(BundleError, match="block vision is int8 for litert"):
         main([str(written["smolvla"].path), *common, str(out)])
     with pytest.raises(BundleError, match="exists already"):

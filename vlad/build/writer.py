@@ -10,7 +10,7 @@ import math
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,7 @@ def build_bundle(
 
     Raises BundleError for anything missing or in disagreement; then `target` is as it was before.
     """
-    if target.exists() and not force:
-        raise BundleError(f"{target}: exists already; give another -o, or --force to replace it")
+    refuse_existing(target, force=force)
     cameras = policy_cameras(checkpoint, facts, dataset)
     check_joints(checkpoint, facts, dataset)
     write = (
@@ -353,6 +352,26 @@ def sync(root: Path) -> None:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def refuse_existing(target: Path, *, force: bool) -> None:
+    """Raises BundleError where there is something that may not be replaced: with `force`, what is no bundle."""
+    if not target.exists():
+        return
+    if not force:
+        raise BundleError(f"{target}: exists already; give another -o, or --force to replace it")
+    if not (target / manifests.MANIFEST).is_file():
+        raise BundleError(f"{target}: is no bundle, so --force does not replace it; give another -o")
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Makes the directory that `target` is to be in. Raises BundleError for what the file system refuses inside."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise BundleError(f"{target}: not written: {error}") from error
 
 
 def put_in_place(partial: Path, target: Path) -> None:

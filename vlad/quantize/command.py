@@ -13,6 +13,7 @@ from typing import Any
 
 from vlad import bundle as bundles
 from vlad.build.progress import Progress
+from vlad.build.writer import refuse_existing
 from vlad.bundle import Bundle
 from vlad.errors import BundleError
 from vlad.manifest import SOLVERS
@@ -74,8 +75,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """0 when the bundle was written."""
     args = parser().parse_args(argv)
-    if args.output.exists() and not args.force:
-        raise BundleError(f"{args.output}: exists already; give another -o, or --force to replace it")
+    refuse_existing(args.output, force=args.force)
     if args.report is not None:
         importlib.import_module("matplotlib")  # missing, it is missed before the work and not after it
     if unknown := set(args.schemes) - set(SCHEMES):

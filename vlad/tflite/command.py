@@ -12,6 +12,7 @@ import msgspec
 
 from vlad import bundle as bundles
 from vlad.build.progress import Progress
+from vlad.build.writer import refuse_existing, writing
 from vlad.bundle import Bundle
 from vlad.errors import BundleError
 from vlad.quantize.command import count, names, share
@@ -49,15 +50,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """0 when the bundle was written."""
     args = parser().parse_args(argv)
-    if args.output.exists() and not args.force:
-        raise BundleError(f"{args.output}: exists already; give another -o, or --force to replace it")
+    refuse_existing(args.output, force=args.force)
     bundle = bundles.load(args.bundle)
     for block in (*map(bundle.block, args.blocks), *bundle.manifest.blocks):
         if block.backend != "onnxruntime" or (block.dtype != "float32" and block.name in args.blocks):
             raise BundleError(f"{args.bundle}: block {block.name} is {block.dtype} for {block.backend}: start from the "
                               "bundle that `vlad build` or `vlad quantize` wrote")  # fmt: skip
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    with Progress("writing .tflite", None, quiet=args.json) as progress:
+    with writing(args.output), Progress("writing .tflite", None, quiet=args.json) as progress:
         moments = read_moments(args.calibrate, bundle.manifest, args.observations, args.seed, progress.advance)
         written, outcome = write_bundle(
             bundle, moments, args.blocks, args.output, dataset=args.calibrate, gate=Gate(args.cosine, args.budget),

@@ -8,8 +8,11 @@ so the golden values stay those of the int8 file, and the board proves them at l
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import select
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections import Counter
@@ -20,17 +23,21 @@ from typing import Any
 import msgspec
 
 from vlad import bundle as bundles
-from vlad.build.writer import file_entry, put_in_place, sync, write_manifest
+from vlad.build.writer import file_entry, put_in_place, refuse_existing, sync, write_manifest, writing
 from vlad.bundle import Bundle
 from vlad.errors import BundleError
 from vlad.litert import refuse_external_buffers
 from vlad.manifest import Block, Converter, files
 from vlad.neutron import CONVERTED, NAME, versions_in
 from vlad.quantize.command import names
+from vlad.servo import now_ns
 
 TARGET = "imx95"
 VERSION_S = 60
+DAY_S = 86_400
 TAIL = 1500  # characters of what the program said, in an error
+SAID_BYTES = 65536  # that are kept of what it said: the newest
+MODEL_BYTES = (2 << 30) - 1  # no offset in a flatbuffer reaches further
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,24 +48,37 @@ def parser() -> argparse.ArgumentParser:
         epilog="exit status: 0 written, 1 refused (the reason is on standard error), 2 usage. See docs/npu.md",
     )
     p.add_argument("bundle", type=Path, help="bundle that `vlad tflite` wrote")
-    p.add_argument("--converter", type=Path, required=True, metavar="PROGRAM",
+    p.add_argument("--converter", type=program, required=True, metavar="PROGRAM",
                    help="neutron-converter of the eIQ Neutron SDK that matches the board's release")
     p.add_argument("-o", "--output", type=Path, required=True, help="bundle directory to write, NAME.vlad")
     p.add_argument("--blocks", type=names, metavar="A,B,...", help="blocks to compile (default: all in .tflite)")
     p.add_argument("--target", default=TARGET, help=f"what the program compiles for (default {TARGET})")
     p.add_argument("--option", action="append", default=[], metavar="WORD",
                    help="another word for the program's command line; may be repeated")
-    p.add_argument("--timeout", type=float, default=1800, metavar="SECONDS",
+    p.add_argument("--timeout", type=seconds, default=1800, metavar="SECONDS",
                    help="the most that one block may take (default 1800)")
     p.add_argument("--force", action="store_true", help="replace an existing bundle")
     return p  # fmt: skip
 
 
+def program(text: str) -> Path:
+    """A path, or by its name alone a program that the shell would find. It is run from wherever we are."""
+    found = None if "/" in text else shutil.which(text)
+    return Path(found or text).absolute()
+
+
+def seconds(text: str) -> float:
+    """More than 0, at most a day."""
+    value = float(text)
+    if not 0 < value <= DAY_S:
+        raise argparse.ArgumentTypeError(f"more than 0 and at most {DAY_S} s")
+    return value
+
+
 def main(argv: Sequence[str]) -> int:
     """0 when the bundle was written."""
     args = parser().parse_args(argv)
-    if args.output.exists() and not args.force:
-        raise BundleError(f"{args.output}: exists already; give another -o, or --force to replace it")
+    refuse_existing(args.output, force=args.force)
     source = bundles.load(args.bundle)
     chosen = args.blocks or [b.name for b in source.manifest.blocks if b.backend == "litert"]
     if not chosen:
@@ -71,12 +91,12 @@ def main(argv: Sequence[str]) -> int:
             raise BundleError(f"{args.bundle}: block {name} was compiled already, by {block.tflite.converter.version}: "
                               "start from the bundle that `vlad tflite` wrote")  # fmt: skip
     converter = Converter(name=NAME, version=version_of(args.converter), target=args.target)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
     partial = args.output.parent / f".{args.output.name}.partial-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        compiled = _written(source, partial, chosen, converter, args)
-        put_in_place(partial, args.output)
+        with writing(args.output):
+            compiled = _written(source, partial, chosen, converter, args)
+            put_in_place(partial, args.output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     print(f"{args.output}: by {NAME} {converter.version} for {converter.target}; check it on the board")
@@ -134,6 +154,8 @@ def compile_block(
         said = _run([str(program), *words], timeout_s)[-TAIL:]
         if not made.is_file():
             raise BundleError(f"{program}: ended well and wrote nothing: {said}")
+        if made.stat().st_size > MODEL_BYTES:
+            raise BundleError(f"{program}: made {made.stat().st_size} bytes of {path.name}: no .tflite is so large")
         after = _described(made.read_bytes(), made)
         if CONVERTED not in after["operators"]:
             raise BundleError(f"{program}: compiled nothing of {path.name}: all of it would run on the CPU: {said}")
@@ -146,21 +168,41 @@ def compile_block(
 
 
 def _run(words: Sequence[str], timeout_s: float) -> str:
-    """Both outputs of a program that ended well. Raises BundleError."""
+    """The newest of what a program said that ended well. Raises BundleError.
+
+    It has a session of its own: at the limit, and when vlad is interrupted, what it has started ends with it.
+    """
+    said = b""
+    deadline_ns = now_ns() + round(timeout_s * 1e9)
     try:
-        ended = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False)
+        child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                 start_new_session=True)  # fmt: skip
     except OSError as error:
         raise BundleError(f"{words[0]}: cannot be run: {error.strerror}") from None
-    except subprocess.TimeoutExpired:
-        raise BundleError(f"{words[0]}: did not end within {timeout_s:g} s (--timeout)") from None
-    said = (ended.stdout + b"\n" + ended.stderr).decode(errors="replace").strip()
-    if ended.returncode:
-        raise BundleError(f"{' '.join(words)}: ended with status {ended.returncode}: {said[-TAIL:]}")
-    return said
+    with child:
+        try:
+            assert child.stdout is not None
+            while (left_ns := deadline_ns - now_ns()) > 0:
+                if not select.select([child.stdout], [], [], left_ns / 1e9)[0]:
+                    continue
+                if not (more := os.read(child.stdout.fileno(), SAID_BYTES)):
+                    break
+                said = (said + more)[-SAID_BYTES:]
+            status = child.wait(max(0.0, (deadline_ns - now_ns()) / 1e9))
+        except subprocess.TimeoutExpired:
+            raise BundleError(f"{words[0]}: did not end within {timeout_s:g} s (--timeout)") from None
+        finally:
+            if child.returncode is None:  # not yet waited for, so its number is still its own
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+    text = said.decode(errors="replace").strip()
+    if status:
+        raise BundleError(f"{' '.join(words)}: ended with status {status}: {text[-TAIL:]}")
+    return text
 
 
 def _described(content: bytes, path: Path) -> dict[str, Any]:
-    """Operators by kind, and name and shape of inputs and outputs."""
+    """Operators by kind, and inputs and outputs by name: type and shape."""
     from ai_edge_litert import schema_py_generated as schema
 
     refuse_external_buffers(content, str(path))
@@ -171,7 +213,9 @@ def _described(content: bytes, path: Path) -> dict[str, Any]:
         codes = [c.customCode.decode() if c.customCode else kinds[max(c.builtinCode, c.deprecatedBuiltinCode)]
                  for c in model.operatorCodes]  # fmt: skip
         counted = Counter(codes[op.opcodeIndex] for op in graph.operators)
-        ends = {what: {graph.tensors[i].name.decode(): [int(n) for n in graph.tensors[i].shape] for i in indices}
+        types = {v: k.lower() for k, v in vars(schema.TensorType).items() if isinstance(v, int)}
+        ends = {what: {t.name.decode(): f"{types[t.type]} {[int(n) for n in t.shape]}"
+                       for t in (graph.tensors[i] for i in indices)}
                 for what, indices in (("inputs", graph.inputs), ("outputs", graph.outputs))}  # fmt: skip
     except Exception as error:  # the schema's own code raises whatever a bad offset leads to
         raise BundleError(f"{path.name}: not a LiteRT model: {error!r}") from None
