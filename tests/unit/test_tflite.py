@@ -22,6 +22,7 @@ from vlad.check import main as check
 from vlad.errors import BundleError, Refused
 from vlad.fixed_prefill import FixedPrefill, rows_of
 from vlad.golden import open_for_check
+from vlad.main import main as vlad_main
 from vlad.manifest import ActManifest, Block, SmolvlaManifest, Value
 from vlad.neutron import OPERATORS, left_on_cpu
 from vlad.policy import Policy
@@ -428,6 +429,20 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(
     with pytest.raises(BundleError, match="exists already"):
         main([str(source), *common, str(written["smolvla"].path)])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("words", "wrong"), [
+    (words, wrong) for words in (["tflite", "--calibrate", "data"], ["quantize", "--calibrate", "data"],
+                                 ["convert", "--converter", "x"])
+    for wrong in (("--blocks", ","), ("--blocks", ""), ("--cosine", "nan"), ("--cosine", "1.5"))
+    if (words[0], wrong[0]) != ("convert", "--cosine")
+])  # fmt: skip
+def test_what_means_nothing_is_wrong_usage(
+    words: list[str], wrong: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        vlad_main([*words, "in.vlad", "-o", str(tmp_path / "out.vlad"), *wrong])
+    assert f"argument {wrong[0]}" in capsys.readouterr().err
 
 
 def test_in_words_it_says_what_stays_on_the_cpu(

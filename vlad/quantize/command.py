@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
                    help="greatest mean error of a chunk, as a share of each joint's range (default 0.002)")
     p.add_argument("--gate", type=share, default=0.002, metavar="SHARE",
                    help="the same for one group alone, and for a choice of flow steps (default 0.002)")
-    p.add_argument("--cosine", type=float, default=0.999, metavar="C",
+    p.add_argument("--cosine", type=cosine, default=0.999, metavar="C",
                    help="least cosine of any flow step's velocities, of one group and of the whole (default 0.999)")
     p.add_argument("--schemes", type=names, default=tuple(SCHEMES), metavar="A,B,...",
                    help=f"those to try (default all: {','.join(SCHEMES)})")
@@ -169,9 +169,20 @@ def share(text: str) -> float:
     return value
 
 
+def cosine(text: str) -> float:
+    """-1 to 1."""
+    value = float(text)
+    if not -1 <= value <= 1:
+        raise argparse.ArgumentTypeError("-1 to 1")
+    return value
+
+
 def names(text: str) -> tuple[str, ...]:
-    """Separated by commas."""
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    """One or more, separated by commas."""
+    found = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return found
 
 
 def _minutes(text: str) -> float:

@@ -15,7 +15,7 @@ from vlad.build.progress import Progress
 from vlad.build.writer import refuse_existing, writing
 from vlad.bundle import Bundle
 from vlad.errors import BundleError
-from vlad.quantize.command import count, names, share
+from vlad.quantize.command import cosine, count, names, share
 from vlad.quantize.judge import Gate
 from vlad.quantize.observations import read_moments
 from vlad.tflite.writer import Outcome, write_bundle
@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
                    help="to calibrate with, and twice as many to judge with (default 8)")
     p.add_argument("--budget", type=share, default=0.01, metavar="SHARE",
                    help="greatest mean error of a chunk, as a share of each joint's range (default 0.01)")
-    p.add_argument("--cosine", type=float, default=0.99, metavar="C",
+    p.add_argument("--cosine", type=cosine, default=0.99, metavar="C",
                    help="least cosine of any flow step's velocities, or of a chunk without a flow (default 0.99)")
     p.add_argument("--seed", type=int, default=0, help="of the noise that chunks start from (default 0)")
     p.add_argument("--force", action="store_true", help="replace an existing bundle")
