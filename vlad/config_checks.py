@@ -12,7 +12,7 @@ import msgspec
 
 from vlad import arm as arm_module
 from vlad.arm import Calibration, Joint, Kind
-from vlad.backend import CPU_PROVIDER
+from vlad.backend import CPU, CPU_PROVIDER
 from vlad.config import Config, fail
 from vlad.config_keys import (
     STAGE_OF_BLOCK,
@@ -287,6 +287,9 @@ def _check_blocks(config: Config) -> None:
             fail(config.path, f"{key}.provider_options", f"needs {key}.provider: this is the CPU")
         if block.delegate_options and block.delegate is None:
             fail(config.path, f"{key}.delegate_options", f"needs {key}.delegate")
+        for file in ("driver", "firmware"):
+            if block.delegate is None and getattr(block, file) != getattr(CPU, file):
+                fail(config.path, f"{key}.{file}", f"needs {key}.delegate: nothing else has its version looked up")
         bound_ms = getattr(config.stage, stage).bound_ms
         if bound_ms is not None and block.timeout_ms is not None and block.timeout_ms > bound_ms + SYSTEMD_SLACK_MS:
             fail(

@@ -235,7 +235,9 @@ def _delegate(runtime: Any, name: str, target: Target) -> Any:
     """The loaded delegate. Raises ConfigError with what it had to say."""
     assert target.delegate is not None
     if not Path(target.delegate).is_file():
-        raise ConfigError(f"block {name}: delegate {target.delegate} does not exist: install the accelerator's library")
+        wrong = "is no file" if Path(target.delegate).exists() else "does not exist"
+        raise ConfigError(f"block {name}: delegate {target.delegate} {wrong}: install the accelerator's library, or "
+                          f"correct block.{name}.delegate")  # fmt: skip
     try:
         return runtime.load_delegate(target.delegate, dict(target.delegate_options))
     except (OSError, ValueError, AttributeError) as error:

@@ -45,6 +45,8 @@ def test_accelerators_are_in_workers_and_the_cpu_is_not_unless_told(
     ("[block.expert]\ntimeout_ms = 900\n", r"block\.expert\.timeout_ms.*worker = true"),
     ("[block.vision]\nallow_cpu_fallback = true\n", r"block\.vision\.allow_cpu_fallback.*this is the CPU"),
     ('[block.vision]\nprovider_options = { a = "b" }\n', r"block\.vision\.provider_options.*this is the CPU"),
+    ('[block.vision]\ndriver = "/lib/x.so"\n', r"vision\.driver.*needs block\.vision\.delegate"),
+    ('[block.expert]\nfirmware = "/lib/x.elf"\n', r"expert\.firmware.*needs block\.expert\.delegate"),
     ('[block.vision]\ndelegate_options = { a = "b" }\n', r"vision\.delegate_options.*needs block\.vision\.delegate"),
     ('[block.vision]\nprovider = "NeutronExecutionProvider"\ndelegate = "/x.so"\n', r"vision\.delegate.*has one"),
     ("[block.prefill]\nworker = true\ntimeout_ms = 2000\n[stage.vision]\nbound_ms = 900\n",

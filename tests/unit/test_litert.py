@@ -214,10 +214,13 @@ def test_a_delegate_that_does_not_start_says_why(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # LiteRT's own __del__
-@pytest.mark.parametrize("path", ["/nowhere/libneutron_delegate.so", __file__])
-def test_a_delegate_that_is_none_is_an_error(tmp_path: Path, path: str) -> None:
+@pytest.mark.parametrize(("path", "text"), [
+    ("/nowhere/libneutron_delegate.so", "does not exist"), ("/usr/lib", "/usr/lib is no file"),
+    (__file__, "does not start"),
+])  # fmt: skip
+def test_a_delegate_that_is_none_is_an_error(tmp_path: Path, path: str, text: str) -> None:
     root, block, _ = tiny_litert.products(tmp_path)
-    with pytest.raises(ConfigError, match="block vision: delegate"):
+    with pytest.raises(ConfigError, match=f"block vision: delegate .*{text}"):
         LiteRtSession(root, block, Threads(), Target(delegate=path))
 
 

@@ -424,6 +424,8 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(
         with pytest.raises(BundleError, match=text):
             main([str(source), *common, str(tmp_path / at), "--force"])
     (tmp_path / "file").unlink()
+    with pytest.raises(BundleError, match=r"none/meta/info\.json: missing; is .*none the directory of a LeRobot"):
+        main([str(source), "--calibrate", str(tmp_path / "none"), "-o", str(out)])
     with pytest.raises(BundleError, match="block vision is int8 for litert"):
         main([str(written["smolvla"].path), *common, str(out)])
     with pytest.raises(BundleError, match="exists already"):

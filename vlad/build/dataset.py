@@ -47,6 +47,8 @@ class Dataset:
 def read_dataset(path: Path) -> Dataset:
     """Read the metadata under `path`. Raises BundleError naming the file and what is wrong."""
     file = path / "meta" / "info.json"
+    if not file.is_file():
+        raise BundleError(f"{file}: missing; is {path} the directory of a LeRobot dataset?")
     info = read_json(file)
     version = str(info.get("codebase_version", "unknown"))
     if not version.startswith("v3."):
