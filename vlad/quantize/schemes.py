@@ -231,7 +231,7 @@ SCHEMES: dict[str, Scheme] = {
     s.name: s
     for s in (
         Scheme("float16", "float16", 16, 1.0, 0.0, 0.0, False, _NONE, _float16),
-        Scheme("bfloat16", "bfloat16", 16, 0.24, 20.0, 1e6, False, _LINEAR, None, fallback=1.6),
+        Scheme("bfloat16", "bfloat16", 16, 0.2, 9.0, 1e5, False, _LINEAR, None, fallback=1.6),
         Scheme("static8", "int8", 8, 0.17, 20.0, 2.4e5, True, _INTEGER, _static8),
         Scheme("dynamic8", "int8", 8, 0.17, 50.0, 2.4e5, True, _INTEGER, _dynamic8),
         Scheme("token8", "int8", 8, 0.17, 220.0, 1.4e6, True, _INTEGER, _token8),
