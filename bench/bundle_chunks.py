@@ -22,6 +22,7 @@ STARTED_S = time.perf_counter()
 
 import numpy as np  # noqa: E402  # its import is part of getting ready
 
+from bench.peak_memory import peak_gib  # noqa: E402
 from tests import tiny_smolvla  # noqa: E402
 from vlad import bundle as bundles  # noqa: E402
 from vlad.act import ActPolicy  # noqa: E402
@@ -71,12 +72,6 @@ def product_peak(policy: AnyPolicy, threads: int) -> float:
     session = ort.InferenceSession(model.SerializeToString(), options)
     values = {"x": np.ones((m, k), np.float32)}
     return 2 * m * k * n / min(timed(lambda: session.run(None, values))[1]["cpu_s"] for _ in range(12))
-
-
-def peak_gib() -> float:
-    """Most memory that was resident. Not getrusage's, which counts what started this process too."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 2**20
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, dict[str, float]]:

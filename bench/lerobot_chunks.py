@@ -35,16 +35,11 @@ from lerobot.policies.factory import make_pre_post_processors  # noqa: E402
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy  # noqa: E402
 from make_act_checkpoint import batch_of as act_batch_of  # noqa: E402
 from make_checkpoint import batch_of, ordered_positions  # noqa: E402
+from peak_memory import peak_gib  # noqa: E402  # beside this file
 from transformers.models.smolvlm import modeling_smolvlm  # noqa: E402
 
 Saved = dict[str, np.ndarray]
 Prepare = Callable[[Saved, int], Callable[[], torch.Tensor]]
-
-
-def peak_gib() -> float:
-    """Most memory that was resident. Not getrusage's, which counts what started this process too."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 2**20
 
 
 def matmul_peak(kind: str) -> float:
