@@ -40,6 +40,11 @@ cdef class PeerRequest:
     cdef readonly bytes line
 
 
+cdef tuple told(const vlad_control_lowered *lowered):
+    return (lowered.t_ns, "hold" if lowered.lower == VLAD_LOWER_HOLD else "limp",
+            <unsigned int>lowered.uid, lowered.pid)
+
+
 cdef class ControlSocket:
     cdef vlad_control_socket *c
     cdef char *line
@@ -146,15 +151,13 @@ cdef class ControlSocket:
         vlad_control_socket_lowered(self.started(), &newest)
         if newest.t_ns == 0:
             return None
-        return (newest.t_ns, "hold" if newest.lower == VLAD_LOWER_HOLD else "limp",
-                <unsigned int>newest.uid, newest.pid)
+        return told(&newest)
 
     def next_lowered(self):
         cdef vlad_control_lowered lowered
         if not vlad_control_socket_next_lowered(self.started(), &lowered):
             return None
-        return (lowered.t_ns, "hold" if lowered.lower == VLAD_LOWER_HOLD else "limp",
-                <unsigned int>lowered.uid, lowered.pid)
+        return told(&lowered)
 
     def beat_ns(self):
         return vlad_control_socket_beat_ns(self.started())
