@@ -14,9 +14,10 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from tests import small_dataset
+from tests import small_dataset, tiny_smolvla
 from vlad import bundle as bundles
-from vlad.build.writer import file_entry, golden, write_manifest
+from vlad.build.bundle_directory import file_entry, write_manifest
+from vlad.build.writer import golden
 from vlad.bundle import Bundle
 from vlad.main import main
 from vlad.manifest import Block, Errors, Tflite, Value
@@ -53,6 +54,13 @@ def convert(source: Path, data: Path, out: Path, *more: str) -> int:
     """`vlad tflite`. The budget is wide: these weights are random, and held-out pictures of another brightness."""
     return main(["tflite", str(source), "--calibrate", str(data), "-o", str(out), "--observations", "2",
                  "--budget", "0.9", "--cosine", "-1", *more])  # fmt: skip
+
+
+def tiny8(root: Path) -> Bundle:
+    """A SmolVLA whose vision is a `.tflite`, as `vlad build` and `vlad tflite` write it."""
+    source = tiny_smolvla.build(root / "tiny.vlad")
+    assert convert(source, dataset(tiny_smolvla.DATA / "dataset", root / "data"), root / "tiny8.vlad") == 0
+    return bundles.load(root / "tiny8.vlad")
 
 
 def extremes(model: onnx.ModelProto, inputs: list[Arrays]) -> dict[str, tuple[float, float]]:

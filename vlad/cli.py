@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from vlad.argument_types import seconds
+
 OK, REFUSED, USAGE, UNREACHABLE, FAULTED = range(5)
 EXIT = {"refused": REFUSED, "permission": REFUSED, "usage": USAGE, "unavailable": UNREACHABLE}
 DEFAULT_SOCKET = "/run/vlad/vlad.sock"
@@ -151,14 +153,6 @@ def parser() -> argparse.ArgumentParser:
                                help="serve them to Prometheus until interrupted (127.0.0.1:9101)")  # fmt: skip
     of["completion"].add_argument("shell", choices=("bash", "zsh", "fish"))
     return main_parser
-
-
-def seconds(text: str) -> float:
-    """A duration on the command line."""
-    value = float(text)
-    if not 0 < value <= 86400:
-        raise argparse.ArgumentTypeError("more than 0 and at most 86400")
-    return value
 
 
 def _count(text: str) -> int:

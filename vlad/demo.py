@@ -26,7 +26,8 @@ from typing import Any
 
 import vlad
 from vlad import config as configuration
-from vlad.cli import Declined, Unreachable, ask, seconds
+from vlad.argument_types import seconds
+from vlad.cli import Declined, Unreachable, ask
 from vlad.errors import DeviceError, VladError
 from vlad.queue_plot import draw
 from vlad.report import gather, write

@@ -31,11 +31,7 @@ def library() -> str:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    root = tmp_path_factory.mktemp("source")
-    made = tiny_smolvla.build(root / "tiny.vlad")
-    data = tiny_litert.dataset(tiny_smolvla.DATA / "dataset", root / "data")
-    assert tiny_litert.convert(made, data, root / "tiny8.vlad") == 0
-    return bundles.load(root / "tiny8.vlad")
+    return tiny_litert.tiny8(tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from tests import tiny_act, tiny_litert, tiny_smolvla
+from tests import tiny_act, tiny_litert
 from tests.daemons import config_without_devices, wait_for
 from vlad import bundle as bundles
 from vlad import litert
 from vlad.backend import Placed, Target, Threads, load_block
 from vlad.block_process import Setting
 from vlad.block_workers import BlockWorker, WorkerChange
-from vlad.build.writer import file_entry
+from vlad.build.bundle_directory import file_entry
 from vlad.bundle import Bundle
 from vlad.check import main as check
 from vlad.errors import BlockFailed, BundleError, ConfigError
@@ -39,11 +39,7 @@ def library() -> str:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A SmolVLA whose vision is a `.tflite`."""
-    root = tmp_path_factory.mktemp("litert")
-    source = tiny_smolvla.build(root / "tiny.vlad")
-    data = tiny_litert.dataset(tiny_smolvla.DATA / "dataset", root / "data")
-    assert tiny_litert.convert(source, data, root / "tiny8.vlad") == 0
-    return bundles.load(root / "tiny8.vlad")
+    return tiny_litert.tiny8(tmp_path_factory.mktemp("litert"))
 
 
 def image() -> dict[str, np.ndarray]:

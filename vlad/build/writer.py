@@ -7,10 +7,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from vlad.build.act_policy import act_policy_flops, build_act_policy
 from vlad.build.act_vision import act_vision_flops, build_act_vision
 from vlad.build.architecture import EMBEDDING, Architecture
 from vlad.build.bfloat16 import to_bfloat16
+from vlad.build.bundle_directory import file_entry, refuse_existing, replacing, write_manifest
 from vlad.build.checkpoint import ActCheckpoint, SmolvlaCheckpoint
 from vlad.build.checks import (
     AnyCheckpoint,
@@ -94,12 +94,7 @@ def build_bundle(
         else _prepare_smolvla(checkpoint, facts, cameras)
     )
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        (partial / "blocks").mkdir(parents=True)
-        (partial / "golden").mkdir()
+    with replacing(target) as partial:
         common = {
             "format_version": manifests.FORMAT_VERSION,
             "tools": tools(),
@@ -117,10 +112,6 @@ def build_bundle(
         manifest = msgspec.structs.replace(manifest, golden=golden(bundles.load(partial, verify=False), tolerance))
         write_manifest(partial, manifest)
         report("writing to disk")
-        sync(partial)
-        put_in_place(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return bundles.load(target, verify=False)
 
 
@@ -329,65 +320,3 @@ def tools() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
-
-
-def file_entry(root: Path, path: str) -> File:
-    """The manifest's entry of a file that is there."""
-    return File(path=path, bytes=(root / path).stat().st_size, sha256=sha256(root / path))
-
-
-def write_manifest(root: Path, manifest: Manifest) -> None:
-    """Into the bundle under construction at `root`. Raises BundleError for one that could not be read back."""
-    text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    manifests.parse_manifest(text)
-    (root / manifests.MANIFEST).write_bytes(text)
-
-
-def sync(root: Path) -> None:
-    """Flush every file and directory: after a power cut a bundle is either whole or absent."""
-    for directory, _, names in os.walk(root, topdown=False):
-        for path in [*(Path(directory) / name for name in names), Path(directory)]:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
-
-def refuse_existing(target: Path, *, force: bool) -> None:
-    """Raises BundleError where there is something that may not be replaced: with `force`, what is no bundle."""
-    if not target.exists():
-        return
-    if not force:
-        raise BundleError(f"{target}: exists already; give another -o, or --force to replace it")
-    if not (target / manifests.MANIFEST).is_file():
-        raise BundleError(f"{target}: is no bundle, so --force does not replace it; give another -o")
-
-
-@contextlib.contextmanager
-def writing(target: Path) -> Iterator[None]:
-    """Makes the directory that `target` is to be in. Raises BundleError for what the file system refuses inside."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise BundleError(f"{target}: not written: {error}") from error
-
-
-def put_in_place(partial: Path, target: Path) -> None:
-    """Rename `partial` to `target`; what was there is gone afterwards, or untouched when this fails."""
-    aside = target.parent / f".{target.name}.replaced-{os.getpid()}"
-    if target.exists():
-        os.rename(target, aside)
-    try:
-        os.rename(partial, target)
-    except OSError:
-        if aside.exists():
-            os.rename(aside, target)
-        raise
-    parent = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
-    shutil.rmtree(aside, ignore_errors=True)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from vlad import bundle as bundles
+from vlad.argument_types import cosine, count, minutes, names, share
+from vlad.build.bundle_directory import refuse_existing
 from vlad.build.progress import Progress
-from vlad.build.writer import refuse_existing
 from vlad.bundle import Bundle
 from vlad.errors import BundleError
 from vlad.manifest import SOLVERS
@@ -62,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
                    help="of a block at most: neighbouring layers go together where there are more (default 12)")
     p.add_argument("--evaluations", type=count, default=96, metavar="N",
                    help="groups in a scheme to judge at most, the most promising first (default 96)")
-    p.add_argument("--minutes", type=_minutes, metavar="M",
+    p.add_argument("--minutes", type=minutes, metavar="M",
                    help="about how long it may take, judging fewer; the choice then depends on the clock")
     p.add_argument("--threads", type=count, default=1, metavar="N",
                    help="of each block while it is judged (default 1)")
@@ -151,45 +152,6 @@ def _text(found: dict[str, Any], written: Bundle, report: Path | None) -> str:
     if report is not None:
         lines.append(f"  report   {report}")
     return "\n".join(lines)
-
-
-def count(text: str) -> int:
-    """1 to 4096."""
-    value = int(text)
-    if not 1 <= value <= 4096:
-        raise argparse.ArgumentTypeError("1 to 4096")
-    return value
-
-
-def share(text: str) -> float:
-    """More than 0, at most 1."""
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError("more than 0 and at most 1")
-    return value
-
-
-def cosine(text: str) -> float:
-    """-1 to 1."""
-    value = float(text)
-    if not -1 <= value <= 1:
-        raise argparse.ArgumentTypeError("-1 to 1")
-    return value
-
-
-def names(text: str) -> tuple[str, ...]:
-    """One or more, separated by commas."""
-    found = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
-    return found
-
-
-def _minutes(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 10080:
-        raise argparse.ArgumentTypeError("more than 0 and at most 10080")
-    return value
 
 
 def _steps(text: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,8 @@ import numpy as np
 
 from vlad import bundle as bundles
 from vlad.backend import Session, Threads, load_block
-from vlad.build.writer import GOLDEN_TOLERANCE, file_entry, golden, put_in_place, sync, tools, write_manifest
+from vlad.build.bundle_directory import copy_files, file_entry, replacing, write_manifest
+from vlad.build.writer import GOLDEN_TOLERANCE, golden, tools
 from vlad.bundle import Bundle
 from vlad.errors import BundleError
 from vlad.golden import golden_inputs, open_for_check, run_golden
@@ -33,17 +32,8 @@ def write_bundle(
     """`target` as `quantiser` chose, in place of what was there. Raises BundleError, and then it is as before."""
     study = quantiser.study
     manifest = source.manifest
-    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        (partial / "golden").mkdir(parents=True)
-        goldens = {f.path for f in ([*manifest.golden.inputs.values(), *manifest.golden.outputs.values()]
-                                    if manifest.golden else [])}  # fmt: skip
-        for file in files(manifest):
-            if file.path in goldens:
-                continue
-            (partial / file.path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source.file(file), partial / file.path)
+    with replacing(target) as partial:
+        copy_files(source, files(msgspec.structs.replace(manifest, golden=None)), partial)
         groups: dict[str, dict[str, str]] = {}
         for (block, group), scheme in sorted(study.choice.items()):
             groups.setdefault(block, {})[group] = scheme
@@ -81,10 +71,6 @@ def write_bundle(
         made = msgspec.structs.replace(made, golden=proof)
         write_manifest(partial, made)
         report("writing to disk")
-        sync(partial)
-        put_in_place(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return bundles.load(target, verify=False)
 
 

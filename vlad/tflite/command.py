@@ -11,11 +11,11 @@ from pathlib import Path
 import msgspec
 
 from vlad import bundle as bundles
+from vlad.argument_types import cosine, count, names, share
+from vlad.build.bundle_directory import refuse_existing, writing
 from vlad.build.progress import Progress
-from vlad.build.writer import refuse_existing, writing
 from vlad.bundle import Bundle
 from vlad.errors import BundleError
-from vlad.quantize.command import cosine, count, names, share
 from vlad.quantize.judge import Gate
 from vlad.quantize.observations import read_moments
 from vlad.tflite.writer import Outcome, write_bundle

@@ -23,18 +23,17 @@ from typing import Any
 import msgspec
 
 from vlad import bundle as bundles
-from vlad.build.writer import file_entry, put_in_place, refuse_existing, sync, write_manifest, writing
+from vlad.argument_types import names, seconds
+from vlad.build.bundle_directory import copy_files, file_entry, refuse_existing, replacing, write_manifest, writing
 from vlad.bundle import Bundle
 from vlad.errors import BundleError
 from vlad.litert import refuse_external_buffers
 from vlad.manifest import Block, Converter, files
 from vlad.neutron import CONVERTED, NAME, versions_in
-from vlad.quantize.command import names
 from vlad.servo import now_ns
 
 TARGET = "imx95"
 VERSION_S = 60
-DAY_S = 86_400
 TAIL = 1500  # characters of what the program said, in an error
 SAID_BYTES = 65536  # that are kept of what it said: the newest
 MODEL_BYTES = (2 << 30) - 1  # no offset in a flatbuffer reaches further
@@ -67,14 +66,6 @@ def program(text: str) -> Path:
     return Path(found or text).absolute()
 
 
-def seconds(text: str) -> float:
-    """More than 0, at most a day."""
-    value = float(text)
-    if not 0 < value <= DAY_S:
-        raise argparse.ArgumentTypeError(f"more than 0 and at most {DAY_S} s")
-    return value
-
-
 def main(argv: Sequence[str]) -> int:
     """0 when the bundle was written."""
     args = parser().parse_args(argv)
@@ -91,14 +82,8 @@ def main(argv: Sequence[str]) -> int:
             raise BundleError(f"{args.bundle}: block {name} was compiled already, by {block.tflite.converter.version}: "
                               "start from the bundle that `vlad tflite` wrote")  # fmt: skip
     converter = Converter(name=NAME, version=version_of(args.converter), target=args.target)
-    partial = args.output.parent / f".{args.output.name}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        with writing(args.output):
-            compiled = _written(source, partial, chosen, converter, args)
-            put_in_place(partial, args.output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with writing(args.output), replacing(args.output) as partial:
+        compiled = _written(source, partial, chosen, converter, args)
     print(f"{args.output}: by {NAME} {converter.version} for {converter.target}; check it on the board")
     for block in compiled:
         assert block.tflite is not None
@@ -111,9 +96,7 @@ def _written(
     source: Bundle, partial: Path, chosen: Sequence[str], converter: Converter, args: argparse.Namespace
 ) -> list[Block]:
     """The bundle at `partial`; its blocks that were compiled."""
-    for file in files(source.manifest):
-        (partial / file.path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source.file(file), partial / file.path)
+    copy_files(source, files(source.manifest), partial)
     blocks = {block.name: block for block in source.manifest.blocks}
     for name in chosen:
         before = blocks[name]
@@ -127,7 +110,6 @@ def _written(
                 before.tflite, operators=operators, cpu_operators=left, converter=converter),
         )  # fmt: skip
     write_manifest(partial, msgspec.structs.replace(source.manifest, blocks=list(blocks.values())))
-    sync(partial)
     return [blocks[name] for name in chosen]
 
 

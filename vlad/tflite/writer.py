@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +14,8 @@ import onnx
 
 from vlad import bundle as bundles
 from vlad.backend import PlacedSession, Session, Threads, load_block
-from vlad.build.writer import GOLDEN_TOLERANCE, file_entry, golden, put_in_place, sync, tools, write_manifest
+from vlad.build.bundle_directory import copy_files, file_entry, replacing, write_manifest
+from vlad.build.writer import GOLDEN_TOLERANCE, golden, tools
 from vlad.bundle import Bundle
 from vlad.errors import BundleError
 from vlad.fixed_prefill import FixedPrefill, rows_of
@@ -69,11 +68,7 @@ def write_bundle(
 
     gate: what they may do to the policy together. Raises BundleError, and then `target` is as before.
     """
-    partial = target.parent / f".{target.name}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        (partial / "golden").mkdir(parents=True)
-        (partial / "blocks").mkdir()
+    with replacing(target) as partial:
         blocks = {block.name: block for block in source.manifest.blocks}
         models = _translated(source, moments, names, partial, report)
         for name, (model, graph) in models.items():
@@ -89,7 +84,9 @@ def write_bundle(
                     operators=kinds, cpu_operators=left_on_cpu(model.operators),
                 ),
             )  # fmt: skip
-        _copy_rest(source, partial, names)
+        written_anew = {source.block(name).file.path for name in names}
+        rest = files(msgspec.structs.replace(source.manifest, golden=None))
+        copy_files(source, [file for file in rest if file.path not in written_anew], partial)
         outcome = _judged(source, moments, partial, [blocks[name] for name in names], report)
         if not gate.passes(outcome.errors):
             raise BundleError(
@@ -114,10 +111,6 @@ def write_bundle(
         proof = msgspec.structs.replace(golden(written), tolerances=tolerances)
         write_manifest(partial, msgspec.structs.replace(made, golden=proof))
         report("writing to disk")
-        sync(partial)
-        put_in_place(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return bundles.load(target, verify=False), outcome
 
 
@@ -128,17 +121,6 @@ def pixel_range(manifest: Manifest) -> tuple[float, float]:
     ends = [(value - mean) / (std + camera.eps) for camera in manifest.cameras
             for mean, std in zip(camera.mean, camera.std, strict=True) for value in (0, 1)]  # fmt: skip
     return min(ends), max(ends)
-
-
-def _copy_rest(source: Bundle, partial: Path, names: Sequence[str]) -> None:
-    """What stays as it is: all but the blocks that were written, and golden arrays, which are computed anew."""
-    proof = source.manifest.golden
-    gone = {f.path for f in ([*proof.inputs.values(), *proof.outputs.values()] if proof else [])}
-    gone |= {source.block(name).file.path for name in names}
-    for file in files(source.manifest):
-        if file.path not in gone:
-            (partial / file.path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source.file(file), partial / file.path)
 
 
 def _translated(
