@@ -22,31 +22,14 @@ from vlad.arm import Calibration, check_motors, read_calibration
 from vlad.errors import ConfigError
 from vlad.sim import registers as reg
 from vlad.sim import software_gl
-from vlad.sim.servo import RATED_V, TICKS_PER_RAD, TICKS_PER_TURN, Servo
+from vlad.sim.servo import AMBIENT_C, RATED_V, TICKS_PER_RAD, TICKS_PER_TURN, Servo
+from vlad.sim.start import Start, draw_start
 
 ASSETS = Path(__file__).parent / "assets"
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
 CAMERAS = ("top", "gripper", "left")
 REST_POSE_RAD = (0.0, -1.72, 1.66, 1.1, 0.0, 0.0)
 SUPPLY_OHM = 0.12
-
-# Start positions of the tea bag, 11 clusters: m from the pan axis, degrees to the arm's left.
-CLUSTERS = (
-    (0.19, 0.0),
-    (0.19, 26.0),
-    (0.19, 52.0),
-    (0.235, -8.0),
-    (0.235, 12.0),
-    (0.235, 32.0),
-    (0.235, 52.0),
-    (0.28, -5.0),
-    (0.28, 12.0),
-    (0.28, 29.0),
-    (0.28, 46.0),
-)
-_CLUSTER_SPREAD_M = 0.012
-_MUG = (0.24, -40.0)
-_PAN_AXIS_X_M = 0.0388353
 
 
 def default_calibration() -> dict[str, Calibration]:
@@ -63,11 +46,6 @@ def _spare_gripper(servo: Servo) -> None:
     servo.write(reg.LOCK, b"\1")
 
 
-def _on_table(distance_m: float, bearing_deg: float) -> tuple[float, float]:
-    bearing = math.radians(bearing_deg)
-    return (_PAN_AXIS_X_M + distance_m * math.cos(bearing), distance_m * math.sin(bearing))
-
-
 class World:
     """Physics, servos and pictures of one table.
 
@@ -75,7 +53,7 @@ class World:
         seed: chooses the tea bag's cluster and place, its heading and the mug's handle.
         calibration: the servos' EEPROM; vlad's own by default.
         supply_v: open-circuit supply voltage, V.
-        cluster: index into CLUSTERS instead of the seed's choice.
+        cluster: where the tea bag lies, 1 to 11 (vlad.sim.start), instead of the seed's choice.
 
     Raises:
         ConfigError: when the calibration is of other joints, or mujoco is not installed.
@@ -124,17 +102,19 @@ class World:
         return (motor.range_min + motor.range_max) / 2.0 + motor.homing_offset
 
     def reset(self, seed: int, *, cluster: int | None = None) -> None:
-        """Arm at rest with torque off, objects where the seed says, settled for 0.5 s."""
-        random = np.random.default_rng(seed)
-        chosen = int(random.integers(len(CLUSTERS))) if cluster is None else cluster
-        distance, bearing = CLUSTERS[chosen]
-        dx, dy = random.uniform(-_CLUSTER_SPREAD_M, _CLUSTER_SPREAD_M, 2)
-        self.cluster = chosen
+        """begin() with a start that the seed draws."""
+        self.begin(draw_start(np.random.default_rng(seed), cluster))
+
+    def begin(self, start: Start) -> None:
+        """Arm at rest with torque off, objects as `start` says, settled for 0.5 s."""
+        self.start = start
+        self._owed_s = 0.0
+        for servo in self.servos:
+            servo.temperature_c = AMBIENT_C
         self._mujoco.mj_resetData(self.model, self.data)
         self.clear_obstacles()
-        x, y = _on_table(distance, bearing)
-        self._place_object("tea_bag", (x + dx, y + dy, 0.0062), float(random.uniform(-0.6, 0.6)))
-        self._place_object("mug", (*_on_table(*_MUG), 0.0005), float(random.uniform(-2.6, -1.4)))
+        self._place_object("tea_bag", (*start.bag_m, 0.0062), start.bag_yaw_rad)
+        self._place_object("mug", (*start.mug_m, 0.0005), start.mug_yaw_rad)
         self.place(REST_POSE_RAD)
         self.set_torque(False)
         self.step(0.5)
@@ -213,6 +193,12 @@ class World:
         motor = self.calibration[JOINTS[index]]
         ticks = self._zero_actual[index] + angle_rad * TICKS_PER_RAD - motor.homing_offset
         return min(max(round(ticks), 0), TICKS_PER_TURN - 1)
+
+    @property
+    def gripper_span_rad(self) -> tuple[float, float]:
+        """The gripper's closed angle and its calibrated range, rad: position p of 0..1 is closed + p * range."""
+        motor = self.calibration[JOINTS[-1]]
+        return float(self._limits[-1, 0]), (motor.range_max - motor.range_min) / TICKS_PER_RAD
 
     def joint_ticks(self) -> dict[int, int]:
         """Present_Position by servo id."""
