@@ -21,11 +21,12 @@ from vlad import backend
 from vlad import bundle as bundles
 from vlad.build.safetensors import sha256
 from vlad.check import main as check
+from vlad.dataset.reader import decode
 from vlad.errors import BundleError
 from vlad.golden import check_golden, open_for_check
 from vlad.main import main
 from vlad.manifest import File, parse_manifest
-from vlad.quantize.observations import decode, read_moments
+from vlad.quantize.observations import read_moments
 from vlad.quantize.schemes import SCHEMES
 
 QUIET = ("--observations", "2")

@@ -9,19 +9,18 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlad.build.dataset import Dataset, read_dataset
 from vlad.build.safetensors import read_json
+from vlad.dataset.reader import decode, episode_table, frame_tables, video_moment, video_pattern
 from vlad.errors import BundleError
 from vlad.manifest import Manifest, SmolvlaManifest
 from vlad.observation import Pixels
 
 Array = NDArray[np.float32]
-MAX_FRAMES = 10_000_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -100,9 +99,6 @@ def _check_fits(dataset: Dataset, manifest: Manifest) -> None:
 
 def _rows(dataset: Dataset, manifest: Manifest) -> dict[int, list[_Row]]:
     """Every frame's row by episode. Raises BundleError for tables that are not LeRobot's."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     texts = [text.rstrip("\n") for text in dataset.tasks]
     strange = [text for text in texts if text not in manifest.task_texts]
     if strange and isinstance(manifest, SmolvlaManifest) and manifest.tokenizer is None:
@@ -110,25 +106,15 @@ def _rows(dataset: Dataset, manifest: Manifest) -> dict[int, list[_Row]]:
         raise BundleError(f"{dataset.path}: its task {strange[0]!r} is none of the bundle's ({known})")
     names = ("episode_index", "frame_index", "timestamp", "task_index", "observation.state")
     rows: dict[int, list[_Row]] = defaultdict(list)
-    files = sorted((dataset.path / "data").glob("chunk-*/file-*.parquet"))
-    if not files:
-        raise BundleError(f"{dataset.path}: no data/chunk-*/file-*.parquet: only its metadata is here")
-    seen = 0
-    for file in files:
+    for file, table in frame_tables(dataset, names):
+        columns = table.to_pydict()
         try:
-            parquet = pq.ParquetFile(file)
-            seen += parquet.metadata.num_rows
-            if seen > MAX_FRAMES:
-                raise BundleError(f"{dataset.path}: more than {MAX_FRAMES} frames")
-            columns = parquet.read(columns=list(names)).to_pydict()
             for episode, frame, time_s, task, state in zip(*(columns[n] for n in names), strict=True):
                 if len(state) != len(manifest.joints):
                     raise BundleError(f"{file}: a state has {len(state)} numbers for {len(manifest.joints)} joints")
                 rows[episode].append(_Row(episode, frame, float(time_s), texts[task], state))
-        except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
+        except (LookupError, TypeError) as error:
             raise BundleError(f"{file}: not a table of LeRobot frames: {error!r}") from None
-    if not rows:
-        raise BundleError(f"{dataset.path}: has no frames")
     return rows
 
 
@@ -153,76 +139,16 @@ def _pictures(
     dataset: Dataset, manifest: Manifest, rows: Sequence[_Row], report: Callable[[str], None]
 ) -> dict[tuple[str, int, int], Pixels]:
     """The picture of each camera at each row, by (camera key, episode, frame)."""
-    info = read_json(dataset.path / "meta" / "info.json")
-    pattern = info.get("video_path")
-    if not isinstance(pattern, str):
-        raise BundleError(f"{dataset.path}: meta/info.json has no video_path: pictures outside of videos are not "
-                          "supported")  # fmt: skip
-    places = _places(dataset.path)
+    pattern = video_pattern(dataset, read_json(dataset.path / "meta" / "info.json"))
+    places = episode_table(dataset.path)
     found: dict[tuple[str, int, int], Pixels] = {}
     for camera in manifest.cameras:
         wanted: dict[Path, dict[tuple[int, int], float]] = defaultdict(dict)
         for row in rows:
-            where = places.get(row.episode, {})
-            try:
-                chunk, file, start = (where[f"videos/{camera.source}/{k}"]
-                                      for k in ("chunk_index", "file_index", "from_timestamp"))  # fmt: skip
-                relative = pattern.format(video_key=camera.source, chunk_index=chunk, file_index=file)
-            except (KeyError, IndexError, ValueError, TypeError) as error:
-                raise BundleError(f"{dataset.path}: meta/episodes does not say where the video {camera.source} of "
-                                  f"episode {row.episode} is: {error!r}") from None  # fmt: skip
-            wanted[dataset.path / relative][row.episode, row.frame] = float(start) + row.time_s
+            path, start_s = video_moment(dataset, pattern, camera.source, row.episode, places.get(row.episode, {}))
+            wanted[path][row.episode, row.frame] = start_s + row.time_s
         for path, moments in wanted.items():
             report(f"video of {camera.name}")
             for (episode, frame), picture in decode(path, moments, dataset.rate_hz).items():
                 found[camera.source, episode, frame] = picture
     return found
-
-
-def _places(root: Path) -> dict[int, dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    places: dict[int, dict[str, Any]] = {}
-    for file in sorted((root / "meta" / "episodes").glob("chunk-*/file-*.parquet")):
-        try:
-            parquet = pq.ParquetFile(file)
-            names = [n for n in parquet.schema_arrow.names if n == "episode_index" or n.startswith("videos/")]
-            for entry in parquet.read(columns=names).to_pylist():
-                places[entry["episode_index"]] = entry
-        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-            raise BundleError(f"{file}: not a table of LeRobot episodes: {error!r}") from None
-    return places
-
-
-def decode(path: Path, moments: Mapping[tuple[int, int], float], rate_hz: float) -> dict[tuple[int, int], Pixels]:
-    """The frames of a video at these times in seconds, within half a frame, uint8 RGB `[height, width, 3]`.
-
-    Raises BundleError when the file cannot be decoded or has no frame there.
-    """
-    import av
-
-    left = sorted(moments.items(), key=lambda item: item[1])
-    found: dict[tuple[int, int], Pixels] = {}
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            assert stream.time_base is not None
-            for which, at_s in left:
-                if which in found:
-                    continue
-                container.seek(max(0, int((at_s - 0.5 / rate_hz) / stream.time_base)), stream=stream)
-                for frame in container.decode(stream):
-                    if frame.time is None or frame.time < at_s - 0.5 / rate_hz:
-                        continue
-                    if frame.time <= at_s + 0.5 / rate_hz:
-                        found[which] = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-                    break
-    except (av.FFmpegError, OSError, IndexError) as error:
-        raise BundleError(f"{path}: the video cannot be decoded: {error}") from None
-    for (episode, frame_index), at_s in left:
-        if (episode, frame_index) not in found:
-            raise BundleError(f"{path}: no frame at {at_s:.3f} s, where frame {frame_index} of episode {episode} is")
-    return found
-
-

@@ -1,0 +1,1 @@
+"""Datasets of robot episodes: reading them and checking them before anything is trained on them."""
