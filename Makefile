@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --upgrade pip
 	$(PY) -m pip install -q "setuptools>=77" wheel "Cython>=3.1"
-	$(PY) -m pip install -q --no-build-isolation -e ".[build,quantize,litert,sim,report,test]"
+	$(PY) -m pip install -q --no-build-isolation -e ".[build,quantize,dataset,litert,sim,report,test]"
 	touch $@
 
 setup: system $(VENV)/.installed

@@ -26,6 +26,7 @@ TOOLS = {
     "report": ("vlad.report", "one HTML page with the plots of a run", "report"),
     "replay": ("vlad.replay", "re-run the gate, the queue and the servo loop on a flight record", ""),
     "flight": ("vlad.flight_command", "list a flight record, or recover one after a crash", ""),
+    "dataset": ("vlad.dataset.command", "check a recorded dataset before anything is trained on it", "dataset"),
     "cameras": ("vlad.cameras_command", "find, name and preview cameras", "v4l2"),
 }
 
