@@ -136,7 +136,8 @@ def _motion(world: World, take: Take, frames: int, random: np.random.Generator) 
     mug = world.data.body("mug").xpos.copy()
 
     def at(target: NDArray[np.float64], height: float, grip: float) -> NDArray[np.float64]:
-        return np.array([*_reach(world, np.array([target[0], target[1], height]), take.roll), grip])
+        wrist = 1.3 if target is bag else 0.95
+        return np.array([*_reach(world, np.array([target[0], target[1], height]), wrist, take.roll), grip])
 
     rest = np.array([*REST_POSE_RAD[:5], SHUT])
     grasp = [at(bag, 0.08, OPEN), at(bag, 0.02, OPEN), at(bag, 0.02, HELD)]
@@ -149,9 +150,9 @@ def _motion(world: World, take: Take, frames: int, random: np.random.Generator) 
     return joints + random.normal(0, [0.001] * 5 + [0.1], joints.shape)
 
 
-def _reach(world: World, target: NDArray[np.float64], roll: float) -> NDArray[np.float64]:
-    """Joints that bring the grasp to a point, m, looking down; by Gauss-Newton steps on the picture's kinematics."""
-    angles = np.array([0.0, -0.5, 0.6, 0.6, roll])
+def _reach(world: World, target: NDArray[np.float64], wrist: float, roll: float) -> NDArray[np.float64]:
+    """Joints that bring the grasp to a point, m, with the wrist bent so; by Gauss-Newton steps."""
+    angles = np.array([0.0, -0.5, 0.6, wrist, roll])
     for _ in range(40):
         here = _grasp(world, angles)
         slopes = np.stack([(_grasp(world, angles + 1e-4 * unit) - here) / 1e-4 for unit in np.eye(5)[:3]], axis=1)
