@@ -98,8 +98,8 @@ def video(root: Path, episode: int, key: str) -> Path:
     return root / "videos" / key / f"chunk-000/file-{episode:03d}.mp4"
 
 
-def encode(path: Path, pictures: Iterable[Frames]) -> None:
-    """As LeRobot does it: a key frame every second one, yuv420p."""
+def encode(path: Path, pictures: Iterable[Frames], lost: Sequence[int] = ()) -> None:
+    """As LeRobot does it: a key frame every second one, yuv420p. lost: frames that do not get into the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         options = {"g": "2", "crf": "23", "preset": "veryfast"}
@@ -108,17 +108,22 @@ def encode(path: Path, pictures: Iterable[Frames]) -> None:
         for at, picture in enumerate(pictures):
             if not at:
                 stream.height, stream.width = picture.shape[:2]
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = at, Fraction(1, FPS)
+            if at not in lost:
+                container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
 
-def spoil(root: Path, key: str, episodes: Iterable[int], change: Callable[[Frames], Frames]) -> None:
+def spoil(
+    root: Path, key: str, episodes: Iterable[int], change: Callable[[Frames], Frames], lost: Sequence[int] = ()
+) -> None:
     """Films episodes anew: change takes the pictures `[frames, height, width, 3]` and gives them back."""
     for episode in episodes:
         path = video(root, episode, key)
         with av.open(str(path)) as container:
             frames = np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
-        encode(path, change(frames))
+        encode(path, change(frames), lost)
 
 
 def edit(file: Path, change: Callable[[dict[str, list[Any]]], None]) -> None:
@@ -128,6 +133,13 @@ def edit(file: Path, change: Callable[[dict[str, list[Any]]], None]) -> None:
     change(columns)
     schema = pa.schema([table.schema.field(name) for name in columns])
     pq.write_table(pa.table(columns, schema=schema), file)
+
+
+def edit_info(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Rewrites meta/info.json."""
+    info = json.loads((root / "meta/info.json").read_text())
+    change(info)
+    (root / "meta/info.json").write_text(json.dumps(info))
 
 
 def _motion(world: World, take: Take, frames: int, random: np.random.Generator) -> NDArray[np.float64]:

@@ -52,13 +52,21 @@ def check(
 ) -> Checked:  # fmt: skip
     """Everything. pictures: of each episode and camera. clusters: how many start positions there are, where that is
     known. validation: recorded clusters that are held out. Raises BundleError for videos that cannot be read."""
+    cameras = [look(recording, camera, pictures, report) for camera in recording.dataset.cameras]
+    return judge(recording, cameras, clusters, validation)
+
+
+def judge(
+    recording: Recording, cameras: Sequence[CameraView], clusters: int | None = None,
+    validation: Sequence[int] | None = None,
+) -> Checked:  # fmt: skip
+    """The same of cameras that were looked at."""
     moved = motions(recording)
     at = places(recording, moved, clusters)
-    cameras = tuple(look(recording, camera, pictures, report) for camera in recording.dataset.cameras)
     found = [*picture_items(cameras, moved), *time_items(recording, cameras),
              *motion_items(recording, moved, at, cameras, validation)]  # fmt: skip
     order = list(TITLES)
-    return Checked(recording, cameras, tuple(moved), at, tuple(sorted(found, key=lambda i: order.index(i.key))))
+    return Checked(recording, tuple(cameras), tuple(moved), at, tuple(sorted(found, key=lambda i: order.index(i.key))))
 
 
 def as_json(checked: Checked) -> dict[str, Any]:

@@ -19,7 +19,7 @@ FEATURES = 1500
 MIN_MATCHES = 5
 _CONTRAST, _EDGE = 0.01, 20.0  # of SIFT: a table has few corners, and the edges of its planks count too
 _RATIO = 0.8  # Lowe 2004, 7.1
-_FAR = 0.2  # of the picture's width: further apart it is another thing that looks the same
+_FAR = 0.5  # of the picture's width: further apart it is another thing that looks the same
 _INLIER_PX = 1.0
 
 

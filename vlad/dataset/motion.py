@@ -82,7 +82,8 @@ def closings(gripper: Array, swing: float) -> list[tuple[int, int | None]]:
             continue
         shut = gripper[top] - 0.9 * (gripper[top] - gripper[bottom])
         closed = top + int(np.argmax(gripper[top : bottom + 1] <= shut))
-        found.append((closed, bottom if n + 2 < len(turns) else None))
+        rest = gripper[bottom : turns[n + 2]] if n + 2 < len(turns) else None
+        found.append((closed, None if rest is None else bottom + int(np.flatnonzero(rest <= shut)[-1])))
     return found
 
 

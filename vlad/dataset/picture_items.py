@@ -20,6 +20,7 @@ DRIFT = 0.003  # of the picture's width
 LIGHT = 0.10
 CONTRAST = 15.0  # CIE 1976 colour difference
 BLUR = 0.0025  # of the picture's width
+SHARP_PX = 1.2  # no lens and codec does much better, however small the picture
 _SEEN = 6.0  # colour difference: above the noise of a codec, below any object that stands out
 _OBJECT = 0.0005  # of a picture
 
@@ -47,10 +48,11 @@ def drift(cameras: Sequence[CameraView]) -> Item:
             worst = max(worst, (px / camera.width, f"{px:.1f} px of {camera.width} ({camera.name}, episode {episode})"))
         if far := [episode for episode, px in known.items() if px > DRIFT * camera.width]:
             moved.append(f"{camera.name} in episodes {some(far)}")
-    value = f"at most {worst[1]}" + (f"; too few features in {', '.join(untold)}" if untold else "")
+    value = f"at most {worst[1]}" + (f"; too few features agree in {', '.join(untold)}" if untold else "")
     good = False if moved else None if untold or not cameras else True
     advice = ("fix the mount and record these again, or put the camera back to where it was: " + "; ".join(moved)
-              if moved else "put something with texture that stays where it is into view")  # fmt: skip
+              if moved else "put something with texture that stays where it is into view, if the page does not show that "
+              f"{' and '.join(untold)} was moved altogether")  # fmt: skip
     return item("camera_drift", value if cameras else "no cameras",
                 f"{DRIFT:.1%} of the picture's width", good, advice, cameras=figures)  # fmt: skip
 
@@ -141,19 +143,24 @@ def blob(view: View, usual: Pixels) -> tuple[float, Array] | None:
 
 def focus(cameras: Sequence[CameraView]) -> Item:
     """Radius of the sharpest edges of each episode."""
-    figures = {c.name: {"episodes": [v.episode for v in c.views], "limit_px": BLUR * c.width,
+    figures = {c.name: {"episodes": [v.episode for v in c.views], "limit_px": blur_limit_px(c),
                         "blur_px": [v.blur_px if math.isfinite(v.blur_px) else None for v in c.views]}
                for c in cameras}  # fmt: skip
-    known = [(v.blur_px / c.width, v.blur_px, c, v.episode) for c in cameras for v in c.views
+    known = [(v.blur_px / blur_limit_px(c), v.blur_px, c, v.episode) for c in cameras for v in c.views
              if math.isfinite(v.blur_px)]  # fmt: skip
     edgeless = [c.name for c in cameras if not any(math.isfinite(v.blur_px) for v in c.views)]
-    soft = {c.name: [e for share, _, other, e in known if other is c and share > BLUR] for c in cameras}
+    soft = {c.name: [e for share, _, other, e in known if other is c and share > 1] for c in cameras}
     odd = [f"{name} in episodes {some(each)}" for name, each in soft.items() if each]
     value = "no edges" if not known else "edges of {1:.2f} px at most ({2.name}, episode {3})".format(
         *max(known, key=lambda k: k[0]))
     advice = f"focus, fix and clean the lens: {'; '.join(odd)}" if odd else f"nothing to see in {', '.join(edgeless)}"
-    return item("focus", value, f"{BLUR:.2%} of the picture's width",
+    return item("focus", value, f"{BLUR:.2%} of the picture's width, {SHARP_PX:g} px where that is less",
                 False if odd else None if edgeless or not cameras else True, advice, cameras=figures)  # fmt: skip
+
+
+def blur_limit_px(camera: CameraView) -> float:
+    """The greatest radius that is sharp."""
+    return max(SHARP_PX, BLUR * camera.width)
 
 
 def dark(cameras: Sequence[CameraView]) -> Item:

@@ -10,7 +10,7 @@ import numpy as np
 from vlad.dataset.check import Checked
 from vlad.dataset.motion import gripper_joint
 from vlad.dataset.motion_items import COVERED
-from vlad.dataset.picture_items import BLUR, DRIFT, LIGHT, reference
+from vlad.dataset.picture_items import DRIFT, LIGHT, blur_limit_px, reference
 from vlad.dataset.time_items import JITTER
 from vlad.dataset.views import gain
 from vlad.queue_plot import GRID, LATE
@@ -97,12 +97,12 @@ def _focus(checked: Checked) -> Figure | None:
         return None
     figure, axes = _axes(2.4)
     for at, camera in enumerate(checked.cameras):
-        share = [100 * v.blur_px / camera.width for v in camera.views]
+        share = [100 * v.blur_px / blur_limit_px(camera) for v in camera.views]
         axes.plot([v.episode for v in camera.views], share, ".-", lw=0.8, ms=4, color=COLOURS[at % len(COLOURS)],
                   label=camera.name)  # fmt: skip
-    axes.axhline(100 * BLUR, color=LATE, lw=0.8, ls="--")
+    axes.axhline(100, color=LATE, lw=0.8, ls="--")
     axes.set_ylim(bottom=0)
-    return _finish(figure, axes, "episode", "% of the width")
+    return _finish(figure, axes, "episode", "% of the threshold")
 
 
 def _clusters(checked: Checked) -> Figure | None:
@@ -145,6 +145,8 @@ def _intervals(checked: Checked) -> Figure | None:
     figure, axes = _axes(2.4)
     axes.hist(steps.clip(0, 3 * period_ms), bins=120, color=COLOURS[0])
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
     for side in (1 - JITTER, 1 + JITTER):
         axes.axvline(side * period_ms, color=LATE, lw=0.8, ls="--")
     return _finish(figure, axes, "ms", "frames")
