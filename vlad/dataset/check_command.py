@@ -42,14 +42,20 @@ def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(prog="vlad dataset check", description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     p.add_argument("path", type=Path, metavar="PATH", help="directory of a LeRobot dataset v3.0")
-    p.add_argument("--frames", type=count, default=PICTURES, metavar="N",
-                   help=f"pictures of each camera to look at in each episode (default {PICTURES})")  # fmt: skip
+    p.add_argument("--frames", type=_pictures, default=PICTURES, metavar="N",
+                   help=f"pictures of each camera to look at in each episode, from 10 (default {PICTURES})")  # fmt: skip
     p.add_argument("--clusters", type=count, metavar="N", help="how many start positions there are, if not recorded")
     p.add_argument("--validation-clusters", type=_numbers, metavar="N,...",
                    help="recorded clusters that are held out (default: the splits in meta/info.json)")  # fmt: skip
     p.add_argument("--json", type=Path, metavar="FILE", help="write all figures; - for standard output")
     p.add_argument("--html", type=Path, metavar="FILE", help="write one page with plots and pictures")
     return p
+
+
+def _pictures(text: str) -> int:
+    if count(text) < 10:
+        raise argparse.ArgumentTypeError("10 to 4096: with fewer the arm is not told from what stands still")
+    return count(text)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -82,7 +82,7 @@ class Drift:
         kept = fixed[m.which]
         m = Matches(m.which[kept], m.a[kept], m.b[kept])
         same = _consensus(m)
-        if same.sum() < MIN_MATCHES:
+        if same.sum() < max(MIN_MATCHES, len(same) / 2):
             return None
         return float(np.median(np.linalg.norm(m.b[same] - m.a[same], axis=1)))
 

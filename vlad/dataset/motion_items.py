@@ -76,14 +76,15 @@ def start_clusters(at: Places, episodes: int) -> Item:
     counts = Counter(at.labels.values())
     few = {name: n for name, n in sorted(counts.items()) if n < EACH}
     words = f"{len(counts)} " + ("recorded, " + told if at.recorded else told.partition(" ")[2])
-    words += f"; {min(counts.values())} to {max(counts.values())} episodes in each"
+    least, greatest = min(counts.values()), max(counts.values())
+    words += f"; {least} episodes in each" if least == greatest else f"; {least} to {greatest} episodes in each"
     advice = [f"record {EACH - n} more of cluster {name}" for name, n in few.items()]
     misplaced: list[int] = []
     if at.recorded and len(at.episodes) > 1:
         labels = np.array([at.recorded[e] for e in at.episodes])
-        every = -(-len(labels) // clusters.MAX_POINTS)
-        values = clusters.silhouettes(at.points, labels)
-        misplaced = [e for e, v in zip(at.episodes[::every], values, strict=True) if v < 0]
+        some_points = clusters.compared(at.points)
+        values = clusters.silhouettes(at.points[some_points], labels[some_points])
+        misplaced = [e for e, v in zip(np.array(at.episodes)[some_points].tolist(), values, strict=True) if v < 0]
         if len(misplaced) > MISPLACED * len(values):
             words += f"; {len(misplaced)} of {len(values)} grasps nearer to another cluster"
             advice.append(f"look at the cluster of episodes {some(misplaced)}")
@@ -178,8 +179,8 @@ def _by_cluster(recording: Recording, at: Places, validation: Sequence[int]) -> 
 def _near(at: Places, held: set[int], train: set[int]) -> float | None:
     """Share of held-out grasps whose nearest training grasp is as near as training grasps usually are to one
     another."""
-    a = at.points[[i for i, e in enumerate(at.episodes) if e in held]]
-    b = at.points[[i for i, e in enumerate(at.episodes) if e in train]][: clusters.MAX_POINTS]
+    a, b = (at.points[[i for i, e in enumerate(at.episodes) if e in side]] for side in (held, train))
+    a, b = a[clusters.compared(a)], b[clusters.compared(b)]
     if len(a) < 1 or len(b) < 2:
         return None
     among = np.linalg.norm(b[:, None] - b[None], axis=-1)
@@ -190,13 +191,19 @@ def _near(at: Places, held: set[int], train: set[int]) -> float | None:
 
 def _same_scene(cameras: Sequence[CameraView], held: set[int], train: set[int]) -> list[tuple[int, int]]:
     """Pairs of episodes that begin with the same picture in every fixed camera."""
-    fixed = [c for c in cameras if not c.moving]
     pairs: set[tuple[int, int]] | None = None
-    for camera in fixed:
+    for camera in (c for c in cameras if not c.moving):
         starts = {v.episode: v.start.astype(np.int16) for v in camera.views}
-        alike = {(a, b) for a in held & set(starts) for b in train & set(starts)
-                 if (pairs is None or (a, b) in pairs)
-                 and np.percentile(np.abs(starts[a] - starts[b]), 99.9) < 2 * STILL}  # fmt: skip
+        trained = [e for e in starts if e in train]
+        if not trained:
+            return []
+        coarse = np.stack([starts[e][::8, ::8] for e in trained])
+        alike = set()
+        for one in held & set(starts):
+            near = np.abs(coarse - starts[one][::8, ::8]).mean(axis=(1, 2, 3)) < 2 * STILL
+            alike |= {(one, other) for other, candidate in zip(trained, near, strict=True)
+                      if candidate and (pairs is None or (one, other) in pairs)
+                      and np.percentile(np.abs(starts[one] - starts[other]), 99.9) < 2 * STILL}  # fmt: skip
         pairs = alike
     return sorted(pairs or ())
 

@@ -51,8 +51,8 @@ def drift(cameras: Sequence[CameraView]) -> Item:
     value = f"at most {worst[1]}" + (f"; too few features agree in {', '.join(untold)}" if untold else "")
     good = False if moved else None if untold or not cameras else True
     advice = ("fix the mount and record these again, or put the camera back to where it was: " + "; ".join(moved)
-              if moved else "put something with texture that stays where it is into view, if the page does not show that "
-              f"{' and '.join(untold)} was moved altogether")  # fmt: skip
+              if moved else f"see on the page (--html) whether {' and '.join(untold)} was moved altogether; if not, "
+              "put something with texture into its view that stays where it is")  # fmt: skip
     return item("camera_drift", value if cameras else "no cameras",
                 f"{DRIFT:.1%} of the picture's width", good, advice, cameras=figures)  # fmt: skip
 

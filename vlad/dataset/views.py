@@ -26,8 +26,8 @@ Array = NDArray[np.float64]
 WIDTH = 640  # px that features and focus are looked at
 JPEG_WIDTH = 320
 SMALL = (128, 96)
-MAX_PICTURES = 60_000  # of one camera; beyond, fewer of each episode, and then fewer episodes
-MIN_PICTURES = 6  # of an episode
+MAX_VIEWS = 2000  # episodes of one camera that are looked at, evenly over all: 0.15 MB each
+MAX_PICTURES = 60_000  # of one camera
 MOVES = 10.0  # of 255: more than a codec does to a pixel that stays the same
 STILL = 2.0  # of 255: less than any motion does to the pixels that it moves
 JOINT_MOVES = 5.0  # units of the recording (degrees, or hundredths): seen by any camera
@@ -114,11 +114,9 @@ def look(recording: Recording, camera: str, count: int, report: Callable[[str], 
 
 def budget(episodes: Sequence[Episode], count: int) -> tuple[list[Episode], int]:
     """Which episodes to look at, and how many pictures of each."""
-    count = max(min(count, MAX_PICTURES // len(episodes)), min(count, MIN_PICTURES))
-    most = max(1, MAX_PICTURES // count)
-    if len(episodes) <= most:
-        return list(episodes), count
-    return [episodes[i * len(episodes) // most] for i in range(most)], count
+    every = min(len(episodes), MAX_VIEWS)
+    chosen = [episodes[i * len(episodes) // every] for i in range(every)]
+    return chosen, min(count, MAX_PICTURES // every)
 
 
 def _missing(recording: Recording, places: dict[int, tuple[Path, float]]) -> dict[int, int]:
