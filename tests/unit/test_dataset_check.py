@@ -19,6 +19,7 @@ from vlad.dataset import clusters
 from vlad.dataset.check import Checked, judge
 from vlad.dataset.item import TITLES
 from vlad.dataset.motion import closings, motions, placing_joints
+from vlad.dataset.motion_items import Places, near_share
 from vlad.dataset.reader import Episode, read_recording
 from vlad.dataset.views import MAX_PICTURES, MAX_VIEWS, CameraView, blur, budget, look
 from vlad.errors import BundleError
@@ -315,6 +316,19 @@ def test_clusters_of_more_episodes_than_are_compared() -> None:
     labels, score = clusters.find(centres[truth] + np.random.default_rng(0).normal(0, 3, (9000, 2)))
     assert score > 0.7 and sorted(np.bincount(labels).tolist()) == [3000] * 3
     assert all(len(set(truth[labels == one].tolist())) == 1 for one in range(3))
+
+
+def test_a_random_split_is_nearer_than_a_cell_held_out() -> None:
+    """NXP's eleven cells of 10 x 10 cm, which touch one another."""
+    random = np.random.default_rng(0)
+    cells, chance = [], []
+    for _ in range(40):
+        corners = [(10 * x, 10 * y) for x in range(4) for y in range(3)][:11]
+        points = np.concatenate([random.uniform(0, 10, (12, 2)) + corner for corner in corners])
+        at = Places(tuple(range(132)), points, np.zeros(132, np.int64), 0.0, {})
+        for held, found in ((range(60, 72), cells), (random.choice(132, 12, replace=False).tolist(), chance)):
+            found.append(near_share(at, set(held), set(range(132)) - set(held)))
+    assert np.mean(cells) < 0.12 and np.mean(chance) > 0.4  # type: ignore[arg-type]
 
 
 def test_closings_of_a_gripper() -> None:

@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
                                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     p.add_argument("path", type=Path, metavar="PATH", help="directory of a LeRobot dataset v3.0")
     p.add_argument("--frames", type=_pictures, default=PICTURES, metavar="N",
-                   help=f"pictures of each camera to look at in each episode, from 10 (default {PICTURES})")  # fmt: skip
+                   help=f"pictures of each camera to look at in an episode, from 10 (default {PICTURES})")  # fmt: skip
     p.add_argument("--clusters", type=count, metavar="N", help="how many start positions there are, if not recorded")
     p.add_argument("--validation-clusters", type=_numbers, metavar="N,...",
                    help="recorded clusters that are held out (default: the splits in meta/info.json)")  # fmt: skip

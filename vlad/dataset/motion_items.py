@@ -154,7 +154,7 @@ def split(
     labels = at.labels
     if shared := sorted({labels[e] for e in held if e in labels} & {labels[e] for e in train if e in labels}):
         leaks.append(f"{'recorded' if at.recorded else 'found'} cluster {some(shared)} is in both")
-    near = _near(at, held, train)
+    near = near_share(at, held, train)
     if near is not None and near > NEAR:
         leaks.append(f"{near:.0%} grasp as near to a training episode as those do to one another")
     if same := _same_scene(cameras, held - train, train):
@@ -176,7 +176,7 @@ def _by_cluster(recording: Recording, at: Places, validation: Sequence[int]) -> 
     return held, set(at.recorded) - held
 
 
-def _near(at: Places, held: set[int], train: set[int]) -> float | None:
+def near_share(at: Places, held: set[int], train: set[int]) -> float | None:
     """Share of held-out grasps whose nearest training grasp is as near as training grasps usually are to one
     another."""
     a, b = (at.points[[i for i, e in enumerate(at.episodes) if e in side]] for side in (held, train))
