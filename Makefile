@@ -6,7 +6,7 @@ REFERENCE := build/reference/venv
 NEWEST := build/reference-newest/venv
 NEWEST_LEROBOT ?= 0.6.1
 TFLITE_RUNTIME := build/tflite_runtime/venv
-LEROBOT := $(addprefix tests/reference/test_,smolvla_chunks.py smolvla_settings.py act_chunks.py newest.py sim_lerobot.py rtc.py lerobot_queue.py)
+LEROBOT := $(addprefix tests/reference/test_,smolvla_chunks.py smolvla_settings.py act_chunks.py newest.py sim_lerobot.py dataset_lerobot.py rtc.py lerobot_queue.py)
 export MUJOCO_GL ?= osmesa
 
 .DEFAULT_GOAL := help
@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --upgrade pip
 	$(PY) -m pip install -q "setuptools>=77" wheel "Cython>=3.1"
-	$(PY) -m pip install -q --no-build-isolation -e ".[build,quantize,dataset,litert,sim,report,test]"
+	$(PY) -m pip install -q --no-build-isolation -e ".[build,quantize,dataset,litert,sim,record,report,test]"
 	touch $@
 
 setup: system $(VENV)/.installed

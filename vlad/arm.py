@@ -134,6 +134,11 @@ def read_calibration(path: Path) -> dict[str, Calibration]:
     return motors
 
 
+def calibration_json(motors: Mapping[str, Calibration]) -> bytes:
+    """The file that `read_calibration` reads, laid out as LeRobot does."""
+    return json.dumps({name: msgspec.structs.asdict(motor) for name, motor in motors.items()}, indent=4).encode()
+
+
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
     table = dict(pairs)
     if len(table) < len(pairs):

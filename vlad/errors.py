@@ -17,6 +17,14 @@ class BundleError(VladError):
     """A checkpoint or policy bundle that cannot be used: the message names the file and what to supply."""
 
 
+class DatasetError(VladError):
+    """A data set that cannot be written or continued: the message names the file or directory and the way out."""
+
+
+class DiskShort(DatasetError):
+    """The disk is too full to go on recording: the episode that was under way is not kept."""
+
+
 class DeviceError(VladError):
     """A servo bus, camera or accelerator that did not do what was asked of it."""
 

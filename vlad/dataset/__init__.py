@@ -1,1 +1,1 @@
-"""Datasets of robot episodes: reading them and checking them before anything is trained on them."""
+"""LeRobot datasets v3.0, without torch: writing them, reading them, checking them before training."""
