@@ -111,11 +111,11 @@ def bring_up(bus: Bus, joints: Sequence[Joint], following_limit_rad: float) -> B
     Raises:
         DeviceError: a servo is missing or no STS3215 (all are named), or the line failed.
     """
-    _find(bus, joints)
+    found = read_servos(bus, joints)
     configured = [
         f"{joint.name} (id {joint.id}): {change}"
-        for joint in joints
-        for change in _configure(bus, joint, _read_servo(bus, joint))
+        for joint, servo in zip(joints, found, strict=True)
+        for change in _configure(bus, joint, servo)
     ]
     servos = tuple(_read_servo(bus, joint) for joint in joints)
     limit_ticks = round(following_limit_rad * TICKS_PER_TURN / math.tau)
@@ -130,17 +130,28 @@ def bring_up(bus: Bus, joints: Sequence[Joint], following_limit_rad: float) -> B
         command_nu=tuple(
             _scale(joint).to_nu(ticks) for joint, ticks in zip(joints, command, strict=True)
         ),
-        calibration=tuple(
-            difference
-            for joint, servo in zip(joints, servos, strict=True)
-            for difference in _calibration_differences(joint, servo)
-        ),
+        calibration=calibration_differences(joints, servos),
         settings=tuple(
             f"{joint.name} (id {joint.id}): {change}"
             for joint, servo in zip(joints, servos, strict=True)
             for _, change in _changes(joint, servo)
         ),
         configured=tuple(configured),
+    )
+
+
+def read_servos(bus: Bus, joints: Sequence[Joint]) -> tuple[Servo, ...]:
+    """Every servo as it is, in joint order; nothing is written. Raises as `bring_up`."""
+    _find(bus, joints)
+    return tuple(_read_servo(bus, joint) for joint in joints)
+
+
+def calibration_differences(joints: Sequence[Joint], servos: Sequence[Servo]) -> tuple[str, ...]:
+    """How the servos' EEPROM differs from the calibration of the joints, in words."""
+    return tuple(
+        difference
+        for joint, servo in zip(joints, servos, strict=True)
+        for difference in _calibration_differences(joint, servo)
     )
 
 

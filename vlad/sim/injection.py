@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from vlad.errors import ConfigError
 from vlad.sim.line_faults import LineFaults, Rule
 from vlad.sim.servo import TICKS_PER_TURN
-from vlad.sim.world import CAMERAS, World
+from vlad.sim.world import CAMERAS, JOINTS, World
 
 CAMERA_LIVE, CAMERA_STALLED, CAMERA_FROZEN, CAMERA_DARK = range(4)
 _CAMERA_MODES = {
@@ -157,6 +157,13 @@ class Injection:
         ticks = fields.done(fields.integer("ticks", 0, TICKS_PER_TURN - 1))
         self._world.set_obstacle(self._world.servos.index(servo), ticks)
 
+    def _hand(self, fields: _Fields) -> None:
+        self._world.take_by_hand(fields.done(fields.numbers("pose", len(JOINTS), -7.0, 7.0)))
+
+    def _let_go(self, fields: _Fields) -> None:
+        fields.done(None)
+        self._world.take_by_hand(None)
+
     def _encoder_jump(self, fields: _Fields) -> None:
         servo = self._world.servo(self._servo_id(fields))
         limit = TICKS_PER_TURN - 1
@@ -175,6 +182,7 @@ class Injection:
         self._line.restore(None)
         self._line.delay_ns = 0
         self._world.clear_obstacles()
+        self._world.take_by_hand(None)
         for servo in self._world.servos:
             servo.clear_faults()
         for camera in range(len(CAMERAS)):
@@ -246,6 +254,12 @@ class _Fields:
             raise ConfigError(f"{name}: must be a number from {low} to {high}, is {value!r}")
         return float(value)
 
+    def numbers(self, name: str, count: int, low: float, high: float) -> list[float]:
+        values = self._get(name)
+        if not isinstance(values, list) or len(values) != count:
+            raise ConfigError(f"{name}: must be an array of {count} numbers, is {values!r}")
+        return [_Fields({name: value}).number(name, low, high) for value in values]
+
     def done(self, value: _T) -> _T:
         unknown = sorted(set(self._values) - self._asked)
         if unknown:
@@ -268,6 +282,8 @@ _COMMANDS: dict[str, Callable[[Injection, _Fields], dict[str, Any] | None]] = {
     "cut_supply": Injection._cut_supply,
     "restore_supply": Injection._restore_supply,
     "obstacle": Injection._obstacle,
+    "hand": Injection._hand,
+    "let_go": Injection._let_go,
     "encoder_jump": Injection._encoder_jump,
     "recalibrate": Injection._recalibrate,
     "clear_all": Injection._clear_all,

@@ -90,6 +90,7 @@ class World:
         self._limits = np.array(self.model.jnt_range[: len(JOINTS)])
         self._zero_actual = [self._zero_ticks(name) for name in JOINTS]
         self._owed_s = 0.0
+        self._hand_rad: npt.NDArray[np.float64] | None = None
         self._renderers: dict[tuple[int, int], Any] = {}
         self.reset(seed, cluster=cluster)
 
@@ -113,6 +114,7 @@ class World:
             servo.temperature_c = AMBIENT_C
         self._mujoco.mj_resetData(self.model, self.data)
         self.clear_obstacles()
+        self.take_by_hand(None)
         self._place_object("tea_bag", (*start.bag_m, 0.0062), start.bag_yaw_rad)
         self._place_object("mug", (*start.mug_m, 0.0005), start.mug_yaw_rad)
         self.place(REST_POSE_RAD)
@@ -156,6 +158,13 @@ class World:
             for servo, zero, angle, speed in zip(self.servos, zeros, angles, speeds, strict=True)
         ]
         self._mujoco.mj_step(self.model, data)
+        if self._hand_rad is not None:
+            data.qpos[: len(JOINTS)], data.qvel[: len(JOINTS)] = self._hand_rad, 0.0
+
+    def take_by_hand(self, pose_rad: Sequence[float] | None) -> None:
+        """Somebody holds the arm at joint angles (rad), whatever its servos do; None: lets it go."""
+        low, high = self._limits[:, 0], self._limits[:, 1]
+        self._hand_rad = None if pose_rad is None else np.clip(pose_rad, low, high)
 
     def _actual_ticks(self, index: int) -> float:
         return self._zero_actual[index] + float(self.data.qpos[index]) * TICKS_PER_RAD

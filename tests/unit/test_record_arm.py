@@ -1,0 +1,152 @@
+"""A recording of simulated arms through their buses: a leader is moved, the follower follows, a data set holds it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tests.daemons import config_for, wait_for
+from tests.simulator import Simulator, running
+from vlad.dataset import files
+
+pytestmark = [pytest.mark.skipif(find_spec("mujoco") is None, reason="the simulator needs mujoco"), pytest.mark.slow]
+
+CALIBRATION = Path(__file__).parents[2] / "vlad/sim/assets/calibration.json"
+START = (0.0, -1.2, 1.2, 0.8, 0.0, 0.3)  # rad; the arm as `vlad sim` starts it is folded, a little beyond this
+
+
+@contextmanager
+def recording(root: Path, config: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """A running `vlad record` of its own, without a terminal."""
+    command = [sys.executable, "-m", "vlad.main", "record", "--root", str(root), "--config", str(config), "--json",
+               "--min-free-mib", "0", "--single-task", "wave", "--reset-time-s", "0", *options]  # fmt: skip
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def summary(process: subprocess.Popen[str], seconds: float = 60.0) -> tuple[int, dict[str, Any], str]:
+    out, err = process.communicate(timeout=seconds)
+    assert out, err
+    return process.returncode, json.loads(out), err
+
+
+def episodes(root: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = pq.read_table(files.episodes_file(root)).to_pylist()
+    return found
+
+
+def lead(leader: Simulator, pose: Callable[[float], tuple[float, ...]], seconds: float) -> None:
+    """Moves the leader by hand, 50 times a second."""
+    begun = time.monotonic()
+    while (t := time.monotonic() - begun) < seconds:
+        leader.command("hand", pose=list(pose(t)))
+        time.sleep(0.02)
+
+
+def wave(t: float) -> tuple[float, ...]:
+    return (0.5 * np.sin(2.0 * t), *START[1:])
+
+
+@contextmanager
+def two_arms(directory: Path) -> Iterator[tuple[Simulator, Simulator, Path, list[str]]]:
+    """The follower with its configuration, the leader held at START, and the options that name it."""
+    (directory / "leader").mkdir()
+    (directory / "follower").mkdir()
+    with running(directory / "follower", "--width", "96", "--height", "96") as follower, \
+            running(directory / "leader", "--no-cameras") as leader:  # fmt: skip
+        config = config_for(follower, directory).path
+        leader.command("hand", pose=list(START))
+        options = ["--teleop", f"leader:{leader.bus}", "--leader-calibration", str(CALIBRATION), "--label", "success"]
+        yield follower, leader, config, options
+
+
+def test_the_follower_follows_its_leader_and_the_episodes_are_saved(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    with two_arms(tmp_path) as (follower, leader, config, options), \
+            recording(root, config, *options, "--num-episodes", "2", "--episode-time-s", "2") as process:  # fmt: skip
+        wait_for(lambda: (root / ".vlad-recording/top.mp4").exists() or process.poll() is not None, 40, "an episode")
+        lead(leader, wave, 6)
+        status, said, err = summary(process)
+        assert status == 0, err
+        assert all(follower.command("status")["torque"].values()), "it holds"
+        assert not any(leader.command("status")["torque"].values()), "it is led by hand"
+        goals = [p for p in follower.packets() if p["dir"] == "tx" and p.get("goals")]
+    assert (said["episodes"], said["success"], said["total_episodes"]) == (2, 2, 2)
+    rows = episodes(root)
+    assert [row["success"] for row in rows] == [True, True]
+    first = pq.read_table(files.data_file(root, 0)).to_pydict()
+    states, actions = (np.array(first[key]) for key in ("observation.state", "action"))
+    pan = states[:, 0]
+    assert np.ptp(pan) > 15, "degrees: the leader waved 57 of them"
+    assert np.abs(np.diff(actions, axis=0)).max() <= np.degrees(2.5 / 30) + 1e-3, "no step beyond the speed limit"
+    lag = [np.abs(pan[k:] - actions[: len(pan) - k, 0]).mean() for k in range(12)]
+    assert min(lag) < 6 and min(lag) < lag[0] + 1e-9, f"the arm does what the action said a little before: {lag}"
+    times = np.array(first["capture_ns"])
+    assert (np.diff(times[:, 0]) > 0).all() and (times[:, 1:] > 0).all()
+    assert goals and said["wire_step"] == said["wire_limit"] == 0
+    assert len(json.loads((root / "meta/calibration/leader.json").read_text())) == 6
+
+
+def test_a_leader_that_is_unplugged_leaves_the_follower_holding_and_no_episode(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    with two_arms(tmp_path) as (follower, leader, config, options), \
+            recording(root, config, *options, "--num-episodes", "5", "--episode-time-s", "60") as process:  # fmt: skip
+        wait_for(lambda: (root / ".vlad-recording/top.mp4").exists() or process.poll() is not None, 40, "an episode")
+        lead(leader, wave, 1.5)
+        leader.command("unplug")
+        status, said, err = summary(process)
+        time.sleep(0.5)
+        before = follower.command("status")
+        time.sleep(0.5)
+        after = follower.command("status")
+    assert status == 1 and "the leader at" in said["problem"] and "is silent" in err
+    assert (said["episodes"], said["dropped"], said["total_episodes"]) == (0, 1, 0)
+    assert all(after["torque"].values()) and before["goals"] == after["goals"]
+    assert json.loads((root / "meta/info.json").read_text())["total_episodes"] == 0
+
+
+def test_a_leader_of_another_calibration_is_refused(tmp_path: Path) -> None:
+    with two_arms(tmp_path) as (_, leader, config, options):
+        leader.command("recalibrate", id=2, homing_offset=1000, range_min=907, range_max=3181)
+        with recording(tmp_path / "set", config, *options) as process:
+            status, said, _ = summary(process)
+    assert status == 1 and "shoulder_lift (id 2): homing offset is 1000 in the servo, 1033 in the file" in said["problem"]
+
+
+def test_the_recording_is_killed_and_the_arm_holds_and_whole_episodes_are_there(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    with two_arms(tmp_path) as (follower, leader, config, options), \
+            recording(root, config, *options, "--num-episodes", "9", "--episode-time-s", "1") as process:  # fmt: skip
+        info = root / "meta/info.json"
+        wait_for(lambda: info.exists() and json.loads(info.read_text())["total_episodes"] >= 2, 40, "two episodes")
+        leader.command("hand", pose=list(wave(1.0)))
+        time.sleep(0.1)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        time.sleep(1.0)
+        before = follower.command("status")
+        time.sleep(0.5)
+        after = follower.command("status")
+        with recording(root, config, *options, "--resume", "--num-episodes", "1", "--episode-time-s", "1") as again:
+            status, said, err = summary(again)
+    assert all(after["torque"].values()) and before["goals"] == after["goals"] and before["ticks"] == after["ticks"]
+    assert status == 0, err
+    assert said["total_episodes"] == len(episodes(root)) >= 3
