@@ -33,7 +33,8 @@ def recording(root: Path, config: Path, *options: str) -> Iterator[subprocess.Po
     """A running `vlad record` of its own, without a terminal."""
     command = [sys.executable, "-m", "vlad.main", "record", "--root", str(root), "--config", str(config), "--json",
                "--min-free-mib", "0", "--single-task", "wave", "--reset-time-s", "0", *options]  # fmt: skip
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True)  # fmt: skip
     try:
         yield process
     finally:
@@ -128,7 +129,8 @@ def test_a_leader_of_another_calibration_is_refused(tmp_path: Path) -> None:
         leader.command("recalibrate", id=2, homing_offset=1000, range_min=907, range_max=3181)
         with recording(tmp_path / "set", config, *options) as process:
             status, said, _ = summary(process)
-    assert status == 1 and "shoulder_lift (id 2): homing offset is 1000 in the servo, 1033 in the file" in said["problem"]
+    assert status == 1
+    assert "shoulder_lift (id 2): homing offset is 1000 in the servo, 1033 in the file" in said["problem"]
 
 
 def test_the_recording_is_killed_and_the_arm_holds_and_whole_episodes_are_there(tmp_path: Path) -> None:
