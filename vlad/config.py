@@ -116,11 +116,15 @@ def from_tree(tree: dict[str, object], path: Path, *, machine: bool = False) -> 
     """
     from vlad import config_checks
 
-    keys = _read(tree, FileKeys, "", path)
-    config = config_checks.resolve(typing.cast(FileKeys, keys), path)
+    config = config_checks.resolve(read_keys(tree, path), path)
     if machine:
         config_checks.check_machine(config)
     return config
+
+
+def read_keys(tree: dict[str, object], path: Path) -> FileKeys:
+    """The keys alone, each good by itself; for what must work before the rest is there. Raises ConfigError."""
+    return typing.cast(FileKeys, _read(tree, FileKeys, "", path))
 
 
 def fail(path: Path, key: str, problem: str) -> typing.NoReturn:

@@ -20,6 +20,7 @@ TOOLS = {
     "convert": ("vlad.tflite.convert", "have .tflite blocks compiled for a Neutron NPU", "build,quantize,litert"),
     "check": ("vlad.check", "verify a bundle: integrity, shapes, golden inputs and outputs", ""),
     "plan": ("vlad.plan.command", "will a policy fit a board, and what to change so that it does", "build,report"),
+    "calibrate": ("vlad.calibrate", "compare an arm's calibration file with its servos; measure it anew", ""),
     "record": ("vlad.record.command", "record episodes as a LeRobot dataset, led by an arm or by keys", "record"),
     "sign": ("vlad.sign", "sign a bundle, or make a key to sign with", "sign"),
     "sim": ("vlad.sim.command", "the simulated robot: servo bus and cameras", "sim"),

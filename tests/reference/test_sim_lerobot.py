@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from tests.simulator import running
+from vlad import calibrate
 
 pytestmark = pytest.mark.skipif(find_spec("mujoco") is None, reason="the simulator needs mujoco")
 
 ROOT = Path(__file__).parents[2]
 LEROBOT_PYTHON = ROOT / "build/reference/venv/bin/python"
-CALIBRATION = ROOT / "vlad/sim/assets/calibration.json"
 
 SESSION = """
 import json, sys, time
@@ -49,8 +48,10 @@ print("REPORT" + json.dumps(report))
 @pytest.mark.slow
 @pytest.mark.skipif(not LEROBOT_PYTHON.exists(), reason="build/reference/venv holds no LeRobot")
 def test_so101_follower_connects_reads_and_commands(tmp_path: Path) -> None:
-    shutil.copy(CALIBRATION, tmp_path / "arm.json")
     with running(tmp_path, "--no-cameras") as simulator:
+        # The file that it needs, read out of the servos by vlad.
+        file = str(tmp_path / "arm.json")
+        assert calibrate.main(["--port", simulator.bus, "--calibration", file, "--servos-win"]) == 0
         done = subprocess.run(
             [str(LEROBOT_PYTHON), "-c", SESSION, simulator.bus, str(tmp_path)],
             capture_output=True,

@@ -16,8 +16,8 @@ from tests.pty_servos import joints as arm_joints
 from vlad.record.follow import APPROACH, SPEED, Follow
 from vlad.record.keyboard import DOWN_NS, PAIRS, Keyboard
 from vlad.record.keyboard import SPEED as JOG
-from vlad.record.terminal import Terminal
 from vlad.servo import MS
+from vlad.terminal import Terminal
 
 JOINTS = arm_joints()
 V_MAX = np.array([joint.v_max for joint in JOINTS])

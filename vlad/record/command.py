@@ -25,8 +25,8 @@ from vlad.record.keyboard import Keyboard
 from vlad.record.leader import Leader
 from vlad.record.rig import Rig, Teleoperator
 from vlad.record.session import Nobody, Operator, Plan, Session
-from vlad.record.terminal import Terminal
 from vlad.servo import now_ns
+from vlad.terminal import Terminal
 
 ENVIRONMENT = "vlad.sim.environment_rig"
 """Module with `open_environment(arguments: argparse.Namespace) -> tuple[Rig, Teleoperator]`: the simulated task and the

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vlad._native.bus import Bus, Scale, signed
+from vlad import eeprom
+from vlad._native.bus import Bus, Scale
 from vlad.arm import Calibration, Joint, check_motors
 from vlad.bringup import calibration_differences, read_servos
 from vlad.bus import Port, open_port
@@ -21,7 +22,6 @@ from vlad.units import JointRange, JointUnits
 READ_S = 0.01
 SILENT_NS = 150 * MS  # a pose older than this is none
 BUS_TIMEOUT_NS = 20 * MS
-_TORQUE_ENABLE, _PRESENT_POSITION = 40, 56
 
 
 class Leader:
@@ -59,9 +59,7 @@ class Leader:
                                   f"{'; '.join(differences)}; see `vlad calibrate --help`")  # fmt: skip
             for joint, servo in zip(self._joints, servos, strict=True):
                 if servo.torque_on:
-                    bus.write(joint.id, _TORQUE_ENABLE, b"\0")
-                    if bus.read(joint.id, _TORQUE_ENABLE, 1) != b"\0":
-                        raise DeviceError(f"{self._path}: {joint.name} (id {joint.id}) keeps its torque")
+                    eeprom.release(bus, joint.name, joint.id)
             self._newest = now_ns(), self._read(bus)
         except BaseException:
             self._port.close()
@@ -97,10 +95,7 @@ class Leader:
                 self._why = str(error)
 
     def _read(self, bus: Bus) -> Floats:
-        replies = bus.sync_read([joint.id for joint in self._joints], _PRESENT_POSITION, 2)
-        if missing := [joint.name for joint in self._joints if joint.id not in replies]:
-            raise DeviceError(f"no answer from {', '.join(missing)}")
-        ticks = [signed(int.from_bytes(replies[joint.id], "little"), 15) for joint in self._joints]
+        ticks = eeprom.positions(bus, [joint.id for joint in self._joints])
         own = [scale.to_nu(t) / 1e9 for scale, t in zip(self._scales, ticks, strict=True)]
         return self._to_follower.to_core(self._from_leader.from_core(np.array(own)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -10,9 +10,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vlad.aside import run_aside
 from vlad.dataset.writer import DatasetWriter
-from vlad.errors import DeviceError, VladError
+from vlad.errors import DeviceError
 from vlad.record.rig import Outcome, Rig, Teleoperator
 from vlad.servo import MS
 from vlad.units import JointRange, JointUnits
@@ -75,7 +74,7 @@ class Session:
         self._operator = operator or Nobody()
         self._watch = watch
         self._silent_since_ns: int | None = None
-        self._keys: list[str] = []
+        self._stop = False  # Esc, while an episode was being saved
         ranges = {j.name: JointRange(j.range_min, j.range_max, j.calibration.drive_mode) for j in rig.joints}
         self._units = JointUnits("degrees", list(ranges), [j.gripper for j in rig.joints], ranges)
 
@@ -132,7 +131,7 @@ class Session:
                     return self._reset()
                 outcome = _labelled(keys)
         self._save(outcome)
-        return self.done >= self.plan.num_episodes or self._reset()
+        return not self._stop and (self.done >= self.plan.num_episodes or self._reset())
 
     def _record(self) -> tuple[Outcome | None, str]:
         """Frames until the episode ends. Its outcome, None when only the operator knows it; the key that ended it."""
@@ -173,28 +172,16 @@ class Session:
 
     def _save(self, outcome: Outcome) -> None:
         self._enter("saving")
-        failed: list[VladError] = []
-
-        def save() -> None:
-            self.writer.save_episode(
-                self.plan.single_task, success=outcome.success, recovery=outcome.recovery, cluster=outcome.cluster,
-                extra=outcome.extra,
-            )  # fmt: skip
-
-        def meanwhile() -> bool:
-            try:
-                self._tick() if not failed else time.sleep(0.01)
-            except VladError as error:
-                failed.append(error)  # told once the episode is safe
-            return False
-
-        if self.rig.live:
-            run_aside(save, meanwhile)
-        else:
-            save()
-        self.saved["success" if outcome.success else "failure"] += 1
-        if failed:
-            raise failed[0]
+        saving = _Saving(lambda: self.writer.save_episode(
+            self.plan.single_task, success=outcome.success, recovery=outcome.recovery, cluster=outcome.cluster,
+            extra=outcome.extra,
+        ))  # fmt: skip
+        try:
+            while self.rig.live and saving.is_alive():
+                self._stop |= "esc" in self._tick()
+        finally:  # whatever stopped the arm, or the operator, meanwhile
+            saving.finish()
+            self.saved["success" if outcome.success else "failure"] += 1
 
     def _reset(self) -> bool:
         """Time to put things back, with the arm if need be, up to the right arrow; False to stop."""
@@ -216,6 +203,28 @@ class Session:
     def _enter(self, phase: Phase) -> None:
         self.phase = phase
         self.since_ns = self.now_ns
+
+
+class _Saving(threading.Thread):
+    """An episode on its way to the disk, which takes longer than a frame."""
+
+    def __init__(self, save: Callable[[], object]) -> None:
+        super().__init__(name="vlad-saving", daemon=True)
+        self._save = save
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._save()
+        except BaseException as error:
+            self._error = error
+
+    def finish(self) -> None:
+        """Waits for it. Raises what saving raised."""
+        self.join()
+        if self._error is not None:
+            raise self._error
 
 
 def _labelled(keys: list[str]) -> Outcome | None:
