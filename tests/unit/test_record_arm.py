@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,9 +22,11 @@ import pytest
 
 from tests.daemons import config_for, wait_for
 from tests.simulator import Simulator, running
+from vlad.config import load
 from vlad.dataset import files
 from vlad.errors import DeviceError
 from vlad.record.bus_rig import BusRig
+from vlad.sim.frame_ring import FrameRing
 
 pytestmark = [pytest.mark.skipif(find_spec("mujoco") is None, reason="the simulator needs mujoco"), pytest.mark.slow]
 
@@ -70,13 +73,39 @@ def wave(t: float) -> tuple[float, ...]:
 
 
 @contextmanager
+def arm_with_cameras(directory: Path) -> Iterator[tuple[Simulator, Path]]:
+    """A simulated follower and its configuration. Its pictures are made here, at no cost: drawing three cameras in
+    software beside everything else is too much for a small machine."""
+    with running(directory, "--no-cameras") as follower:
+        rings = [FrameRing(f"{follower.camera_prefix}-{camera}", 96, 96) for camera in ("top", "gripper", "left")]
+        ending = threading.Event()
+
+        def shoot() -> None:
+            noise = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
+            shots = 0
+            while not ending.wait(1 / 30):
+                shots += 1
+                for ring in rings:
+                    ring.publish(np.roll(noise, shots, axis=1), time.monotonic_ns())
+
+        camera = threading.Thread(target=shoot)
+        camera.start()
+        try:
+            yield follower, config_for(follower, directory).path
+        finally:
+            ending.set()
+            camera.join()
+            for ring in rings:
+                ring.close()
+
+
+@contextmanager
 def two_arms(directory: Path) -> Iterator[tuple[Simulator, Simulator, Path, list[str]]]:
     """The follower with its configuration, the leader held at START, and the options that name it."""
     (directory / "leader").mkdir()
     (directory / "follower").mkdir()
-    with running(directory / "follower", "--width", "96", "--height", "96") as follower, \
+    with arm_with_cameras(directory / "follower") as (follower, config), \
             running(directory / "leader", "--no-cameras") as leader:  # fmt: skip
-        config = config_for(follower, directory).path
         leader.command("hand", pose=list(START))
         options = ["--teleop", f"leader:{leader.bus}", "--leader-calibration", str(CALIBRATION), "--label", "success"]
         yield follower, leader, config, options
@@ -139,8 +168,7 @@ def test_a_leader_of_another_calibration_is_refused(tmp_path: Path) -> None:
 def test_led_by_keys_over_a_terminal(tmp_path: Path) -> None:
     """Two episodes: one ends with Enter while the arm is jogged, the other with Backspace; then Esc."""
     root = tmp_path / "set"
-    with running(tmp_path, "--width", "96", "--height", "96") as follower:
-        config = config_for(follower, tmp_path).path
+    with arm_with_cameras(tmp_path) as (follower, config):
         master, slave = pty.openpty()
         command = [sys.executable, "-m", "vlad.main", "record", "--root", str(root), "--config", str(config), "--json",
                    "--min-free-mib", "0", "--single-task", "wave", "--teleop", "keyboard",
@@ -176,8 +204,8 @@ def test_led_by_keys_over_a_terminal(tmp_path: Path) -> None:
 
 def test_a_loop_that_hangs_is_a_hold(tmp_path: Path) -> None:
     """The servo loop runs on when Python does not: it is told nothing, and holds."""
-    with running(tmp_path, "--width", "96", "--height", "96") as follower:
-        rig = BusRig(config_for(follower, tmp_path), 30)
+    with arm_with_cameras(tmp_path) as (follower, config):
+        rig = BusRig(load(config), 30)
         try:
             rig.start()
             rig.begin(0)
@@ -194,6 +222,15 @@ def test_a_loop_that_hangs_is_a_hold(tmp_path: Path) -> None:
             assert before == after["goals"] and all(after["torque"].values())
             with pytest.raises(DeviceError, match="the arm has stopped"):
                 rig.observe()
+            rig.resume()
+            rig.begin(1)
+            np.testing.assert_allclose(rig.pose, pose, atol=0.05)
+            pose = rig.pose
+            for _ in range(30):
+                rig.observe()
+                pose[0] -= 0.02
+                rig.act(pose)
+            assert follower.command("status")["goals"]["1"] < before["1"] - 50, "it moves again"
         finally:
             rig.close()
         assert all(follower.command("status")["torque"].values())

@@ -20,6 +20,7 @@ from vlad.dataset.writer import DatasetWriter
 from vlad.errors import DeviceError, DiskShort
 from vlad.record.preview import Preview
 from vlad.record.rig import Floats, Moment, Outcome
+from vlad.record.screen import Screen
 from vlad.record.session import Plan, Session
 
 PLAN = Plan("wave", num_episodes=3, episode_time_s=1.0, reset_time_s=0.5)
@@ -40,6 +41,7 @@ class MadeUp:
         self.held = False
         self.approach = 3
         self.fails_at = -1
+        self.resumed = 0
         self.pose: Floats = np.zeros(6)
 
     def start(self) -> None: ...
@@ -77,6 +79,12 @@ class MadeUp:
 
     def hold(self) -> None:
         self.held = True
+
+    def resume(self) -> None:
+        self.resumed += 1
+        if self.resumed == 1:
+            raise DeviceError("it is there still")
+        self.held, self.fails_at = False, -1
 
     def report(self) -> Mapping[str, object]:
         return {}
@@ -125,6 +133,8 @@ def session_of(tmp_path: Path, rig: MadeUp, *, keys: Sequence[tuple[str, int, st
                teleoperator: Somebody | None = None, **options: object) -> Session:  # fmt: skip
     writer = DatasetWriter(tmp_path / "set", 30, [j.name for j in rig.joints], CAMERAS,
                            **{"min_free_bytes": 0, **options})  # type: ignore[arg-type]  # fmt: skip
+    if not keys:
+        return Session(rig, teleoperator or Somebody(), writer, plan)
     operator = Keys(keys)
     operator.session = Session(rig, teleoperator or Somebody(), writer, plan, operator=operator)
     return operator.session
@@ -214,6 +224,26 @@ def test_an_arm_that_stops_ends_it_with_whole_episodes(tmp_path: Path, fails_at:
     assert session.dropped == (fails_at == 10), "the others stop before an episode and after one"
 
 
+def test_an_operator_goes_on_after_a_stop(tmp_path: Path) -> None:
+    rig = MadeUp(live=True)
+    rig.fails_at = 20
+    keys = [("held", 3, "right"), ("held", 2, "right"), ("record", 8, "enter"), ("reset", 1, "esc")]
+    session = session_of(tmp_path, rig, keys=keys)
+    session.run()
+    assert rig.resumed == 2 and session.dropped == 1 and not session.problem
+    assert [(row["success"], row["length"]) for row in session.writer.rows] == [(True, 8)]
+    assert len(session.teleoperator.begun) == 2, "from where the arm holds"  # type: ignore[attr-defined]
+
+
+def test_an_operator_who_does_not_go_on_is_told_why_it_ended(tmp_path: Path) -> None:
+    rig = MadeUp(live=True)
+    rig.fails_at = 20
+    session = session_of(tmp_path, rig, keys=[("held", 3, "esc")])
+    with pytest.raises(DeviceError, match="the arm has stopped"):
+        session.run()
+    assert rig.held and session.writer.episodes == 0
+
+
 def test_an_arm_that_stops_while_an_episode_is_saved_leaves_it_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,3 +296,15 @@ def test_the_preview_shows_what_is_recorded_and_nothing_else(tmp_path: Path) -> 
         assert refused.value.code == 404
     finally:
         preview.close()
+
+
+def test_the_screen_says_where_the_recording_is_and_which_keys_there_are(tmp_path: Path) -> None:
+    rig = MadeUp(live=True)
+    session = session_of(tmp_path, rig, keys=[("record", 9, "esc")])
+    screen, seen = Screen("q/a shoulder_pan"), []
+    session._watch = lambda pictures: seen.append((session.phase, str(screen._text(session))))
+    session.run()
+    recording = [text for phase, text in seen if phase == "record"]
+    assert len(recording) == 9 and "approach" in {phase for phase, _ in seen}
+    for word in ("● recording", "episode 1 of 3", "wave", "Enter success", "Backspace failure", "q/a shoulder", "GiB"):
+        assert word in recording[-1], recording[-1]

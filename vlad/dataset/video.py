@@ -107,10 +107,21 @@ class VideoWriter:
         self._encoded += 1
 
 
-def join(parts: Sequence[Path], joined: Path, fps: int) -> list[int]:
-    """Copies the pictures of several files into one, in order, without encoding them anew.
+def header(path: Path) -> bytes:
+    """How a file was encoded: the same of files that can be joined. Raises DatasetError."""
+    import av
 
-    Returns the number of pictures of each part. Raises DatasetError when they were encoded in different ways.
+    try:
+        with av.open(str(path)) as source:
+            return bytes(source.streams.video[0].codec_context.extradata or b"")
+    except (av.FFmpegError, IndexError) as error:
+        raise DatasetError(f"{path}: not a video: {error}") from None
+
+
+def join(parts: Sequence[Path], joined: Path, fps: int) -> list[int]:
+    """Copies the pictures of several files, which have the same header, into one, in order; nothing is encoded anew.
+
+    Returns the number of pictures of each part. Raises DatasetError.
     """
     import av
 
@@ -118,15 +129,12 @@ def join(parts: Sequence[Path], joined: Path, fps: int) -> list[int]:
     try:
         with av.open(str(joined), "w", format="mp4") as to:
             stream: Any = None
-            header = None
             before = 0
             for part in parts:
                 with av.open(str(part)) as source:
                     video = source.streams.video[0]
                     if stream is None:
-                        stream, header = to.add_stream_from_template(video), video.codec_context.extradata
-                    if video.codec_context.extradata != header:
-                        raise DatasetError(f"{part}: was encoded in another way than {parts[0]}")
+                        stream = to.add_stream_from_template(video)
                     assert video.time_base is not None
                     offset = Fraction(before, fps) / video.time_base
                     assert offset.denominator == 1

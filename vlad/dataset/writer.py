@@ -24,15 +24,15 @@ from numpy.typing import ArrayLike, NDArray
 
 import vlad
 from vlad.arm import Calibration, calibration_json
-from vlad.dataset import files, stats
-from vlad.dataset.video import Picture, VideoWriter, join
+from vlad.dataset import files, stats, tables
+from vlad.dataset.episode import Episode
+from vlad.dataset.tables import ACTION, CAPTURE, PICTURES, STATE
+from vlad.dataset.video import Picture, header, join
 from vlad.errors import DatasetError, DiskShort
 
 STAGING = ".vlad-recording"
 ABOUT = "meta/vlad.json"
 FORMAT = 1  # of ABOUT
-STATE, ACTION, CAPTURE = "observation.state", "action", "capture_ns"
-PICTURES = "observation.images."
 MIN_FREE_BYTES = 1 << 30
 DATA_MB, VIDEO_MB = 100, 200  # LeRobot's defaults for the size of a file
 MAX_JSON_BYTES = 64 << 20
@@ -74,11 +74,11 @@ class DatasetWriter:
         self._robot_type = robot_type
         self._min_free, self._free_bytes = min_free_bytes, free_bytes
         self._check_arguments()
-        self._features = _features(fps, self.joints, self.cameras)
+        self._features = tables.features(fps, self.joints, self.cameras)
         self._rows: list[dict[str, Any]] = []  # of meta/episodes, one a saved episode
         self._tasks: list[str] = []
         self._next_video = 0
-        self._episode: _Episode | None = None
+        self._episode: Episode | None = None
         begun = (self.root / "meta/info.json").exists()
         if begun and not resume:
             raise DatasetError(f"{self.root}: is a data set already; resume it, or give another directory")
@@ -146,7 +146,7 @@ class DatasetWriter:
         try:
             if self._episode is None:
                 self.check_disk()
-                self._episode = _Episode(self._staging, self.fps, self.cameras)
+                self._episode = Episode(self._staging, self.fps, self.cameras)
             elif len(self._episode.states) % self.fps == 0:
                 self.check_disk()
             self._episode.add(self._vector("state", state), self._vector("action", action), pictures, capture_ns)
@@ -262,7 +262,7 @@ class DatasetWriter:
             "features": self._features,
         }, self._staging)  # fmt: skip
 
-    def _complete(self, task: str, episode: _Episode) -> dict[str, Any]:
+    def _complete(self, task: str, episode: Episode) -> dict[str, Any]:
         """Finishes the files of an episode, in the staging directory; its row of meta/episodes."""
         import pyarrow.parquet as pq
 
@@ -276,7 +276,7 @@ class DatasetWriter:
             "episode_index": np.full(count, index), "index": np.arange(first, first + count),
             "task_index": np.full(count, tasks.index(task)),
         }  # fmt: skip
-        pq.write_table(_table(columns), self._staging / "data.parquet", compression="snappy")
+        pq.write_table(tables.frames(columns), self._staging / "data.parquet", compression="snappy")
         data = files.place(index)
         row: dict[str, Any] = {
             "episode_index": index, "tasks": [task], "length": count,
@@ -318,46 +318,21 @@ class DatasetWriter:
         self._next_video += 1
 
     def _write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        names = dict.fromkeys(name for row in rows for name in row)
         made = self._staging / "episodes.parquet"
-        pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), made, compression="snappy")
+        pq.write_table(tables.episodes(rows), made, compression="snappy")
         files.put_in_place(made, files.episodes_file(self.root))
 
     def _write_tasks(self, tasks: Sequence[str]) -> None:
-        """LeRobot reads a pandas frame whose index is the task."""
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        table = pa.table({"task_index": pa.array(range(len(tasks)), pa.int64()), "task": pa.array(tasks, pa.string())})
-        text = {"pandas_type": "unicode", "numpy_type": "object"}
-        number = {"pandas_type": "int64", "numpy_type": "int64"}
-        pandas = {
-            "index_columns": ["task"],
-            "column_indexes": [{"name": None, "field_name": None, **text, "metadata": {"encoding": "UTF-8"}}],
-            "columns": [{"name": name, "field_name": name, **kind, "metadata": None}
-                        for name, kind in (("task_index", number), ("task", text))],
-            "creator": {"library": "pyarrow", "version": pa.__version__}, "pandas_version": "2.2.0",
-        }  # fmt: skip
         made = self._staging / "tasks.parquet"
-        pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(pandas)}), made)
+        pq.write_table(tables.tasks(tasks), made)
         files.put_in_place(made, self.root / "meta/tasks.parquet")
 
     def _write_stats(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        names = [column.split("/") for column in rows[0] if column.startswith("stats/")]
-        per_episode = [
-            {feature: {name: np.array(row[f"stats/{feature}/{name}"]) for _, f, name in names if f == feature}
-             for _, feature, _ in names}
-            for row in rows
-        ]  # fmt: skip
-        table = {}
-        for feature in per_episode[0]:
-            together = stats.of_all([episode[feature] for episode in per_episode])
-            table[feature] = {name: value.tolist() for name, value in together.items()}
-            table[feature]["count"] = [int(together["count"][0])]
-        files.write_json(self.root / "meta/stats.json", table, self._staging)
+        files.write_json(self.root / "meta/stats.json", tables.stats_of(rows), self._staging)
 
     # --- going on with what there is ---------------------------------------------------------
 
@@ -462,16 +437,16 @@ class DatasetWriter:
         return files.video_file(self.root, PICTURES + name, _video_number(row, name))
 
     def _groups(self, name: str) -> list[list[Path]]:
-        """Files that become one: in the order of their episodes, two at least."""
-        groups: list[list[Path]] = [[]]
-        size = 0
+        """Files that become one: in the order of their episodes, encoded alike, two at least."""
+        groups: list[list[Path]] = []
+        size, before = 0, b""
         for path in dict.fromkeys(self._path(row, name) for row in self._rows):
-            bytes_ = path.stat().st_size
-            if groups[-1] and size + bytes_ > VIDEO_MB << 20:
+            bytes_, kind = path.stat().st_size, header(path)
+            if not groups or size + bytes_ > VIDEO_MB << 20 or kind != before:
                 groups.append([])
                 size = 0
             groups[-1].append(path)
-            size += bytes_
+            size, before = size + bytes_, kind
         return [group for group in groups if len(group) > 1]
 
     def _join(self, rows: Sequence[dict[str, Any]], name: str, group: Sequence[Path]) -> None:
@@ -495,71 +470,9 @@ class DatasetWriter:
         self._lock = -1
 
 
-class _Episode:
-    """The frames of the episode under way: numbers in memory, pictures on their way into files."""
-
-    def __init__(self, staging: Path, fps: int, cameras: Mapping[str, tuple[int, int]]) -> None:
-        self.states: list[NDArray[np.float32]] = []
-        self.actions: list[NDArray[np.float32]] = []
-        self.capture_ns: list[list[int]] = []
-        self.videos = {name: VideoWriter(staging / f"{name}.mp4", fps, *size) for name, size in cameras.items()}
-
-    def add(self, state: NDArray[np.float32], action: NDArray[np.float32], pictures: Mapping[str, Picture],
-            capture_ns: Sequence[int]) -> None:  # fmt: skip
-        if set(pictures) != set(self.videos):
-            raise ValueError(f"pictures of {sorted(pictures)}, not of {sorted(self.videos)}")
-        times = [int(t) for t in capture_ns]
-        before = self.capture_ns[-1] if self.capture_ns else [-1] * len(times)
-        if len(times) != 1 + len(self.videos):
-            raise ValueError(f"{len(times)} times: the state's and one a camera are wanted")
-        if times[0] <= before[0] or any(t < b for t, b in zip(times, before, strict=True)):
-            raise ValueError(f"times {times} ns go back behind {before}")
-        for name, video in self.videos.items():
-            video.add(pictures[name])
-        self.states.append(state)
-        self.actions.append(action)
-        self.capture_ns.append(times)
-
-    def finish(self) -> dict[str, stats.Stats]:
-        return {PICTURES + name: video.finish() for name, video in self.videos.items()}
-
-    def abandon(self) -> None:
-        for video in self.videos.values():
-            video.abandon()
-
-
 def _video_number(row: Mapping[str, Any], name: str) -> int:
     key = f"videos/{PICTURES}{name}"
     return files.number(row[f"{key}/chunk_index"], row[f"{key}/file_index"])
-
-
-def _features(fps: int, joints: Sequence[str], cameras: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
-    """`features` of meta/info.json. No name of ours begins with `observation` or `action`: LeRobot would feed it to
-    the policy."""
-    names = [f"{joint}.pos" for joint in joints]
-    vector = {"dtype": "float32", "shape": [len(joints)], "names": names}
-    table: dict[str, Any] = {STATE: vector, ACTION: dict(vector)}
-    for name, (height, width) in cameras.items():
-        table[PICTURES + name] = {
-            "dtype": "video", "shape": [height, width, 3], "names": ["height", "width", "channels"],
-            "info": {"video.height": height, "video.width": width, "video.codec": "h264", "video.pix_fmt": "yuv420p",
-                     "video.is_depth_map": False, "video.fps": fps, "video.channels": 3, "has_audio": False},
-        }  # fmt: skip
-    table[CAPTURE] = {"dtype": "int64", "shape": [1 + len(cameras)], "names": ["state", *cameras]}
-    table["timestamp"] = {"dtype": "float32", "shape": [1], "names": None}
-    for name in ("frame_index", "episode_index", "index", "task_index"):
-        table[name] = {"dtype": "int64", "shape": [1], "names": None}
-    return table
-
-
-def _table(columns: Mapping[str, NDArray[Any]]) -> Any:
-    import pyarrow as pa
-
-    def column(values: NDArray[Any]) -> Any:
-        flat = pa.array(np.ascontiguousarray(values).reshape(-1))
-        return flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
-
-    return pa.table({name: column(values) for name, values in columns.items()})
 
 
 def _difference(found: Any, wanted: Any) -> str:

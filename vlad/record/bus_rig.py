@@ -23,7 +23,7 @@ from vlad.events import Events, describe
 from vlad.faults import FAULTS
 from vlad.record.follow import Follow
 from vlad.record.rig import Floats, Moment, Outcome
-from vlad.servo import ENGAGE, HOLD, MS, STAGES, WHY_BIT, Servo, now_ns
+from vlad.servo import CLEAR, ENGAGE, HOLD, MS, STAGES, WHY_BIT, Servo, now_ns
 from vlad.stage import Stage
 from vlad.status import WHY_TEXT
 
@@ -146,6 +146,10 @@ class BusRig:
         while now_ns() < end and self._servo.report()["mode"] in ("engaged", "stopping"):
             time.sleep(self._config.period_ns / 1e9)
 
+    def resume(self) -> None:
+        self._servo.request(CLEAR)
+        self._engage()
+
     def report(self) -> Mapping[str, object]:
         counters = self._servo.report()["counters"]
         return {**self._counts, "limited": {name: n for name, n in self._follow.limited.items() if n},
@@ -168,6 +172,7 @@ class BusRig:
 
     def _engage(self) -> None:
         self._servo.bound(_SUPERVISOR, SUPERVISOR_BOUND_NS)
+        self._servo.bound(_EXPERT, 0)  # not watched until there are goals
         self._wait(lambda: not self._servo.report()["why_not"], ENGAGE_S,
                    lambda: "; ".join(WHY_TEXT[why] for why in self._servo.report()["why_not"]))  # fmt: skip
         self._servo.request(ENGAGE)
@@ -183,6 +188,7 @@ class BusRig:
             if now_ns() > end:
                 raise DeviceError(f"the arm cannot be engaged: {why()}")
             self._servo.beat(_SUPERVISOR)
+            self._link.poll(now_ns())
             time.sleep(0.01)
 
     def _look_after(self) -> None:

@@ -56,7 +56,7 @@ class Outcome:
 
 
 class Rig(Protocol):
-    """What is recorded. Everything may raise VladError, which ends the recording; the episode under way is dropped."""
+    """What is recorded. Everything may raise DeviceError: the arm has stopped, and the episode under way is dropped."""
 
     @property
     def robot_type(self) -> str:
@@ -98,7 +98,10 @@ class Rig(Protocol):
         """Of an environment: not None once the episode is over. Of a live rig: None."""
 
     def hold(self) -> None:
-        """The arm stops where it is, and nothing moves it any more."""
+        """The arm stops where it is, and nothing moves it until `resume`."""
+
+    def resume(self) -> None:
+        """Of a live rig: the operator has seen why it stopped, and goes on. Raises DeviceError when it cannot."""
 
     def report(self) -> Mapping[str, object]:
         """Counters, for the summary."""

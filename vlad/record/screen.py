@@ -13,12 +13,13 @@ EVERY_S = 0.2
 
 WORDS = {
     "starting": "starting", "approach": "the arm comes to where you are", "record": "recording",
-    "label": "how was it?", "saving": "saving", "reset": "put things back", "done": "done",
+    "label": "how was it?", "saving": "saving", "reset": "put things back", "held": "the arm holds", "done": "done",
 }  # fmt: skip
 KEYS = {
     "record": "Enter success   Backspace failure   → end   ← record again   Esc stop",
     "label": "Enter success   Backspace failure   ← record again   Esc stop",
     "reset": "→ next episode   Esc stop",
+    "held": "→ go on   Esc stop",
 }
 
 
@@ -74,6 +75,8 @@ class Screen:
         report = {k: v for k, v in session.rig.report().items() if v}
         if report:
             lines.append("  " + "   ".join(f"{k} {v}" for k, v in report.items()) + "\n", "yellow")
+        if session.problem:
+            lines.append(f"  {session.problem}\n", "red")
         if keys := KEYS.get(session.phase):
             lines.append(f"  {keys}\n", "cyan")
         if self._help:

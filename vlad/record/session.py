@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -17,9 +18,10 @@ from vlad.servo import MS
 from vlad.units import JointRange, JointUnits
 
 SILENT_NS = 250 * MS  # a teleoperator that says nothing for so long has gone: the arm holds
+HELD_S = 0.03  # between two looks at the keys, while the arm holds
 
 Label = Literal["success", "failure"]
-Phase = Literal["starting", "approach", "record", "label", "saving", "reset", "done"]
+Phase = Literal["starting", "approach", "record", "label", "saving", "reset", "held", "done"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,8 @@ class Nobody:
 class Session:
     """One recording. The attributes say how it goes; `watch` is called after each frame, with its pictures.
 
-    A rig that stops and a teleoperator that falls silent end it (VladError out of `run`): the arm holds, and the
-    episode under way is dropped, not saved under some label.
+    When the arm stops or the teleoperator falls silent, the arm holds, and the episode under way is dropped, not saved
+    under some label. Where there is an operator, he may go on with the right arrow; else that is the end.
     """
 
     def __init__(
@@ -70,10 +72,12 @@ class Session:
         self.since_ns = 0  # of the phase, on the clock of the rig's moments
         self.now_ns = 0
         self.saved = {"success": 0, "failure": 0}
+        self.problem = ""  # why the arm holds
         self.dropped = 0  # episodes: recorded again, stopped, or ended by a fault
         self._operator = operator or Nobody()
         self._watch = watch
         self._silent_since_ns: int | None = None
+        self._pictures: Mapping[str, NDArray[np.uint8]] = {}
         self._stop = False  # Esc, while an episode was being saved
         ranges = {j.name: JointRange(j.range_min, j.range_max, j.calibration.drive_mode) for j in rig.joints}
         self._units = JointUnits("degrees", list(ranges), [j.gripper for j in rig.joints], ranges)
@@ -97,7 +101,10 @@ class Session:
                 self.teleoperator.begin(self.rig.pose)
             going = True
             while going and self.done < self.plan.num_episodes:
-                going = self._episode()
+                try:
+                    going = self._episode()
+                except DeviceError as error:
+                    self._held(error)
         finally:
             if self.writer.frames_under_way:
                 self._drop()
@@ -159,6 +166,7 @@ class Session:
         if record:
             state = self._units.from_core(moment.state)
             self.writer.add_frame(state, self._units.from_core(action), moment.pictures, moment.capture_ns)
+        self._pictures = moment.pictures
         self._watch(moment.pictures)
         return keys
 
@@ -195,6 +203,30 @@ class Session:
             if "right" in keys:
                 break
         return True
+
+    def _held(self, error: DeviceError) -> None:
+        """Until the operator says that the arm may follow again; raises the error where he does not."""
+        if self.writer.frames_under_way:
+            self._drop()
+        self.rig.hold()
+        if not self.rig.live or isinstance(self._operator, Nobody):
+            raise error
+        self._enter("held")
+        self.problem = str(error)
+        while self.problem:
+            keys = self._operator.poll()
+            self._watch(self._pictures)
+            if "esc" in keys:
+                raise error
+            if "right" in keys:
+                try:
+                    self.rig.resume()
+                    self.problem = ""
+                except DeviceError as again:
+                    self.problem = str(again)
+            time.sleep(HELD_S)
+        self._silent_since_ns = None
+        self.teleoperator.begin(self.rig.pose)
 
     def _drop(self) -> None:
         self.writer.discard_episode()
