@@ -31,6 +31,8 @@ from vlad.sim.frame_ring import FrameRing
 pytestmark = [pytest.mark.skipif(find_spec("mujoco") is None, reason="the simulator needs mujoco"), pytest.mark.slow]
 
 CALIBRATION = Path(__file__).parents[2] / "vlad/sim/assets/calibration.json"
+# Of three, one is soon out of step with the others where the machine has no core to spare: a HOLD.
+ONE_CAMERA = ("--cameras", "top")
 START = (0.0, -1.2, 1.2, 0.8, 0.0, 0.3)  # rad; the arm as `vlad sim` starts it is folded, a little beyond this
 
 
@@ -55,9 +57,20 @@ def summary(process: subprocess.Popen[str], seconds: float = 60.0) -> tuple[int,
     return process.returncode, json.loads(out), err
 
 
+def counted(root: Path) -> int:
+    info = root / "meta/info.json"
+    return int(json.loads(info.read_text())["total_episodes"]) if info.exists() else 0
+
+
 def episodes(root: Path) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = pq.read_table(files.episodes_file(root)).to_pylist()
     return found
+
+
+def until(process: subprocess.Popen[str], condition: Callable[[], Any], what: str) -> None:
+    """Waits for it while the recording runs; fails with what that said when it has ended."""
+    wait_for(lambda: process.poll() is not None or condition(), 40, what)
+    assert condition(), process.communicate()[1]
 
 
 def lead(leader: Simulator, pose: Callable[[float], tuple[float, ...]], seconds: float) -> None:
@@ -107,7 +120,8 @@ def two_arms(directory: Path) -> Iterator[tuple[Simulator, Simulator, Path, list
     with arm_with_cameras(directory / "follower") as (follower, config), \
             running(directory / "leader", "--no-cameras") as leader:  # fmt: skip
         leader.command("hand", pose=list(START))
-        options = ["--teleop", f"leader:{leader.bus}", "--leader-calibration", str(CALIBRATION), "--label", "success"]
+        options = ["--teleop", f"leader:{leader.bus}", "--leader-calibration", str(CALIBRATION), "--label", "success",
+                   *ONE_CAMERA]  # fmt: skip
         yield follower, leader, config, options
 
 
@@ -115,7 +129,7 @@ def test_the_follower_follows_its_leader_and_the_episodes_are_saved(tmp_path: Pa
     root = tmp_path / "set"
     with two_arms(tmp_path) as (follower, leader, config, options), \
             recording(root, config, *options, "--num-episodes", "2", "--episode-time-s", "2") as process:  # fmt: skip
-        wait_for(lambda: (root / ".vlad-recording/top.mp4").exists() or process.poll() is not None, 40, "an episode")
+        until(process, (root / ".vlad-recording/top.mp4").exists, "an episode")
         lead(leader, wave, 6)
         status, said, err = summary(process)
         assert status == 0, err
@@ -142,7 +156,7 @@ def test_a_leader_that_is_unplugged_leaves_the_follower_holding_and_no_episode(t
     root = tmp_path / "set"
     with two_arms(tmp_path) as (follower, leader, config, options), \
             recording(root, config, *options, "--num-episodes", "5", "--episode-time-s", "60") as process:  # fmt: skip
-        wait_for(lambda: (root / ".vlad-recording/top.mp4").exists() or process.poll() is not None, 40, "an episode")
+        until(process, (root / ".vlad-recording/top.mp4").exists, "an episode")
         lead(leader, wave, 1.5)
         leader.command("unplug")
         status, said, err = summary(process)
@@ -172,22 +186,22 @@ def test_led_by_keys_over_a_terminal(tmp_path: Path) -> None:
         master, slave = pty.openpty()
         command = [sys.executable, "-m", "vlad.main", "record", "--root", str(root), "--config", str(config), "--json",
                    "--min-free-mib", "0", "--single-task", "wave", "--teleop", "keyboard",
-                   "--cameras", "top,left"]  # fmt: skip
+                   *ONE_CAMERA]  # fmt: skip
         process = subprocess.Popen(command, stdin=slave, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         video = root / ".vlad-recording/top.mp4"
-        wait_for(lambda: video.exists() or process.poll() is not None, 40, "an episode")
+        until(process, video.exists, "an episode")
         for _ in range(40):  # a key that is held
             os.write(master, b"q")
             time.sleep(0.03)
         time.sleep(0.5)
         os.write(master, b"\r")
-        wait_for(lambda: files.episodes_file(root).exists(), 20, "the first episode")
+        until(process, files.episodes_file(root).exists, "the first episode")
         time.sleep(0.5)
         os.write(master, b"\x1b[C")
-        wait_for(video.exists, 20, "another episode")
+        until(process, video.exists, "another episode")
         time.sleep(0.5)
         os.write(master, b"\x7f")
-        wait_for(lambda: json.loads((root / "meta/info.json").read_text())["total_episodes"] == 2, 20, "the second")
+        until(process, lambda: counted(root) == 2, "the second")
         os.write(master, b"\x1b")
         status, said, err = summary(process)
         assert status == 0, err
@@ -199,13 +213,13 @@ def test_led_by_keys_over_a_terminal(tmp_path: Path) -> None:
     actions = np.array(first["action"])[:, 0]
     assert 15 < np.ptp(actions) < 60, "1.2 s at 29 degrees/s, less what a busy machine leaves out"
     assert (np.diff(actions) >= -1e-4).all() and (actions[-5:] == actions[-1]).all(), "it stands once the key is let go"
-    assert len(first["capture_ns"][0]) == 3, "of the state and of the two cameras that were to be recorded"
+    assert len(first["capture_ns"][0]) == 2, "of the state and of the camera that was to be recorded"
 
 
 def test_a_loop_that_hangs_is_a_hold(tmp_path: Path) -> None:
     """The servo loop runs on when Python does not: it is told nothing, and holds."""
     with arm_with_cameras(tmp_path) as (follower, config):
-        rig = BusRig(load(config), 30)
+        rig = BusRig(load(config), 30, ONE_CAMERA[1:])
         try:
             rig.start()
             rig.begin(0)
@@ -240,8 +254,7 @@ def test_the_recording_is_killed_and_the_arm_holds_and_whole_episodes_are_there(
     root = tmp_path / "set"
     with two_arms(tmp_path) as (follower, leader, config, options), \
             recording(root, config, *options, "--num-episodes", "9", "--episode-time-s", "1") as process:  # fmt: skip
-        info = root / "meta/info.json"
-        wait_for(lambda: info.exists() and json.loads(info.read_text())["total_episodes"] >= 2, 40, "two episodes")
+        until(process, lambda: counted(root) >= 2, "two episodes")
         leader.command("hand", pose=list(wave(1.0)))
         time.sleep(0.1)
         os.kill(process.pid, signal.SIGKILL)

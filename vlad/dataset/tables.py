@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from vlad.dataset import stats
@@ -36,8 +37,6 @@ def features(fps: int, joints: Sequence[str], cameras: Mapping[str, tuple[int, i
 
 def frames(columns: Mapping[str, NDArray[Any]]) -> Any:
     """Frames: `[frames]` or `[frames, size]` each."""
-    import pyarrow as pa
-
     def column(values: NDArray[Any]) -> Any:
         flat = pa.array(np.ascontiguousarray(values).reshape(-1))
         return flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
@@ -47,16 +46,12 @@ def frames(columns: Mapping[str, NDArray[Any]]) -> Any:
 
 def episodes(rows: Sequence[Mapping[str, Any]]) -> Any:
     """meta/episodes: a column for every key of any row, null where a row has none."""
-    import pyarrow as pa
-
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.table({name: [row.get(name) for row in rows] for name in names})
 
 
 def tasks(texts: Sequence[str]) -> Any:
     """meta/tasks.parquet: LeRobot reads a pandas frame whose index is the task."""
-    import pyarrow as pa
-
     table = pa.table({"task_index": pa.array(range(len(texts)), pa.int64()), "task": pa.array(texts, pa.string())})
     text = {"pandas_type": "unicode", "numpy_type": "object"}
     number = {"pandas_type": "int64", "numpy_type": "int64"}

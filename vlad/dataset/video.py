@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
@@ -77,8 +78,6 @@ class VideoWriter:
             raise self._error
 
     def _run(self) -> None:
-        import av
-
         try:
             with av.open(str(self._path), "w", format="mp4") as container:
                 stream: Any = container.add_stream("libx264", rate=Fraction(self._fps), options=OPTIONS)
@@ -86,7 +85,7 @@ class VideoWriter:
                 stream.pix_fmt = "yuv420p"
                 while (picture := self._queue.get()) is not None:
                     if not self._abandoned:
-                        self._encode(av, container, stream, picture)
+                        self._encode(container, stream, picture)
                 if not self._abandoned:
                     container.mux(stream.encode())
         except (OSError, av.FFmpegError, ValueError) as error:
@@ -95,7 +94,7 @@ class VideoWriter:
             while self._queue.get() is not None:  # so that nobody waits
                 pass
 
-    def _encode(self, av: Any, container: Any, stream: Any, picture: Picture) -> None:
+    def _encode(self, container: Any, stream: Any, picture: Picture) -> None:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
         container.mux(stream.encode(frame))
         if self._encoded % SAMPLE_EVERY == 0:
@@ -109,8 +108,6 @@ class VideoWriter:
 
 def header(path: Path) -> bytes:
     """How a file was encoded: the same of files that can be joined. Raises DatasetError."""
-    import av
-
     try:
         with av.open(str(path)) as source:
             return bytes(source.streams.video[0].codec_context.extradata or b"")
@@ -123,8 +120,6 @@ def join(parts: Sequence[Path], joined: Path, fps: int) -> list[int]:
 
     Returns the number of pictures of each part. Raises DatasetError.
     """
-    import av
-
     counts = []
     try:
         with av.open(str(joined), "w", format="mp4") as to:

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 import vlad
@@ -264,8 +266,6 @@ class DatasetWriter:
 
     def _complete(self, task: str, episode: Episode) -> dict[str, Any]:
         """Finishes the files of an episode, in the staging directory; its row of meta/episodes."""
-        import pyarrow.parquet as pq
-
         found = episode.finish()
         index, first, count = self.episodes, self.frames, len(episode.states)
         tasks = self._tasks if task in self._tasks else [*self._tasks, task]
@@ -318,15 +318,11 @@ class DatasetWriter:
         self._next_video += 1
 
     def _write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        import pyarrow.parquet as pq
-
         made = self._staging / "episodes.parquet"
         pq.write_table(tables.episodes(rows), made, compression="snappy")
         files.put_in_place(made, files.episodes_file(self.root))
 
     def _write_tasks(self, tasks: Sequence[str]) -> None:
-        import pyarrow.parquet as pq
-
         made = self._staging / "tasks.parquet"
         pq.write_table(tables.tasks(tasks), made)
         files.put_in_place(made, self.root / "meta/tasks.parquet")
@@ -380,9 +376,6 @@ class DatasetWriter:
                                "positions meant something else; record into another directory")  # fmt: skip
 
     def _read_rows(self, episodes: int) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         file = files.episodes_file(self.root)
         tasks_file = self.root / "meta/tasks.parquet"
         try:
