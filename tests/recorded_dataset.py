@@ -20,6 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from vlad.sim.expert import HOLD_M, height_m, tilt_rad
+from vlad.sim.reach import Reach
+from vlad.sim.start import CLUSTERS, Start, draw_start
 from vlad.sim.world import ASSETS, JOINTS, REST_POSE_RAD, World
 
 Frames = NDArray[np.uint8]
@@ -55,7 +58,7 @@ def write(root: Path, plan: Sequence[Take], cameras: Sequence[str] = CAMERAS, va
     t_ns = 5_000_000_000_000
     try:
         for index, take in enumerate(plan):
-            world.reset(take.seed, cluster=take.cluster)
+            world.begin(_start(take))
             joints = _motion(world, take, frames, random)
             for camera, key in zip(cameras, keys, strict=True):
                 encode(video(root, index, key), _filmed(world, camera, joints, size))
@@ -142,14 +145,27 @@ def edit_info(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
     (root / "meta/info.json").write_text(json.dumps(info))
 
 
+def _start(take: Take) -> Start:
+    """Nearer to the middle of its cell than the simulator's: cells that touch cannot be told apart by grasps."""
+    start = draw_start(np.random.default_rng(take.seed), take.cluster)
+    middle = np.array(CLUSTERS[take.cluster - 1])
+    x, y = middle + 0.2 * (np.array(start.bag_m) - middle)
+    return dataclasses.replace(start, bag_m=(float(x), float(y)))
+
+
 def _motion(world: World, take: Take, frames: int, random: np.random.Generator) -> NDArray[np.float64]:
     """Joints `[frames, 6]`: rad, the gripper 0..100."""
     bag = world.data.body("tea_bag").xpos.copy()
     mug = world.data.body("mug").xpos.copy()
 
+    arm = Reach(world.model)
+
     def at(target: NDArray[np.float64], height: float, grip: float) -> NDArray[np.float64]:
-        wrist = 1.3 if target is bag else 0.95
-        return np.array([*_reach(world, np.array([target[0], target[1], height]), wrist, take.roll), grip])
+        away = arm.distance(target)
+        up = height_m(away, height)
+        heading = arm.bearing(target) + take.roll
+        point = np.array([target[0], target[1], up])
+        return np.array([*arm.nearest(point, heading, HOLD_M, tilt_rad(away, up)), grip])
 
     rest = np.array([*REST_POSE_RAD[:5], SHUT])
     grasp = [at(bag, 0.08, OPEN), at(bag, 0.02, OPEN), at(bag, 0.02, HELD)]
@@ -160,23 +176,6 @@ def _motion(world: World, take: Take, frames: int, random: np.random.Generator) 
     where = np.linspace(0, len(path) - 1, frames)
     joints = np.stack([np.interp(where, range(len(path)), column) for column in np.array(path).T], axis=1)
     return joints + random.normal(0, [0.001] * 5 + [0.1], joints.shape)
-
-
-def _reach(world: World, target: NDArray[np.float64], wrist: float, roll: float) -> NDArray[np.float64]:
-    """Joints that bring the grasp to a point, m, with the wrist bent so; by Gauss-Newton steps."""
-    angles = np.array([0.0, -0.5, 0.6, wrist, roll])
-    for _ in range(40):
-        here = _grasp(world, angles)
-        slopes = np.stack([(_grasp(world, angles + 1e-4 * unit) - here) / 1e-4 for unit in np.eye(5)[:3]], axis=1)
-        angles[:3] += np.clip(np.linalg.lstsq(slopes, target - here, rcond=1e-3)[0], -0.3, 0.3)
-    assert np.abs(_grasp(world, angles) - target).max() < 0.01, (target, angles)
-    return angles
-
-
-def _grasp(world: World, angles: NDArray[np.float64]) -> NDArray[np.float64]:
-    world.data.qpos[:5] = angles
-    world.show(world.qpos())
-    return np.array(world.data.site("grasp").xpos)
 
 
 def _filmed(world: World, camera: str, joints: NDArray[np.float64], size: tuple[int, int]) -> Iterable[Frames]:

@@ -39,7 +39,7 @@ class Clean:
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Clean:
     """Three clusters of ten, two recoveries in each; the last cluster is held out."""
-    root = recorded.write(tmp_path_factory.mktemp("recorded") / "set", recorded.takes([0, 5, 10]), validation=10)
+    root = recorded.write(tmp_path_factory.mktemp("recorded") / "set", recorded.takes([1, 6, 11]), validation=10)
     recording = read_recording(root)
     return Clean(root, {key: look(recording, key, PICTURES, lambda _: None) for key in recorded.KEYS})
 
@@ -278,7 +278,7 @@ def test_what_lerobot_does_not_record_is_unknown_or_estimated(clean: Clean, copy
     assert found.ok and not verdicts(found)
     assert item(found, "timestamp_jitter").value == "not recorded" and item(found, "timestamp_jitter").advice
     assert item(found, "start_clusters").value.startswith("3 found by grasps")
-    truth = [i for i, take in enumerate(recorded.takes([0, 5, 10])) if take.recovery]
+    truth = [i for i, take in enumerate(recorded.takes([1, 6, 11])) if take.recovery]
     assert item(found, "recovery_share").figures["episodes"] == truth
     assert "estimated" in item(found, "recovery_share").value
 
@@ -286,7 +286,7 @@ def test_what_lerobot_does_not_record_is_unknown_or_estimated(clean: Clean, copy
 @pytest.fixture(scope="module")
 def eleven(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The simulator's 11 clusters, 12 episodes in each as NXP recorded them; no pictures."""
-    return recorded.write(tmp_path_factory.mktemp("eleven") / "set", recorded.takes(range(11), 12), cameras=())
+    return recorded.write(tmp_path_factory.mktemp("eleven") / "set", recorded.takes(range(1, 12), 12), cameras=())
 
 
 @pytest.mark.parametrize("noise_deg", [0.0, 1.0])
@@ -403,7 +403,7 @@ def test_what_is_broken_is_named(copy: Path, said: str) -> None:
 
 def test_the_command(clean: Clean, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, figures = tmp_path / "r.html", tmp_path / "r.json"
-    words = ["--frames", "10", "--html", str(page), "--json", str(figures), "--validation-clusters", "10"]
+    words = ["--frames", "11", "--html", str(page), "--json", str(figures), "--validation-clusters", "10"]
     assert main(["dataset", "check", str(clean.root), *words]) == 0
     text = capsys.readouterr().out
     assert text.count("\ngood ") == len(TITLES) and "15 good" in text
