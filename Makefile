@@ -10,7 +10,7 @@ LEROBOT := $(addprefix tests/reference/test_,smolvla_chunks.py smolvla_settings.
 export MUJOCO_GL ?= osmesa
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system build demo test lint bench bench-report reference reference-newest survival tflite-runtime vm fuzz mutation soak model-check replay-runs clean
+.PHONY: help setup system build demo test lint bench bench-report reference reference-newest survival tflite-runtime vm systemd fuzz mutation soak model-check replay-runs clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -41,7 +41,7 @@ demo: setup build  ## simulated arm, real daemon, shipped policy: about a minute
 	$(PY) -m vlad.main demo $(DEMO)
 
 test: setup build  ## all tests that need neither LeRobot nor a virtual machine
-	$(PY) -m pytest tests --ignore=tests/vm --ignore=tests/tflite_runtime $(LEROBOT:%=--ignore=%) $(TEST)
+	$(PY) -m pytest tests --ignore=tests/vm --ignore=tests/systemd --ignore=tests/tflite_runtime $(LEROBOT:%=--ignore=%) $(TEST)
 
 bench: setup build  ## pytest-benchmark: servo lateness, compute, chunk latency
 	@tools/system_packages.sh rt-tests
@@ -82,8 +82,8 @@ reference-newest: setup build  ## the same against the newest LeRobot, where the
 # the sake of a busy machine; the page says which.
 survival: setup build  ## every row of the fault table provoked and measured: docs/survival.md
 	rm -rf build/survival
-	-$(PY) -m pytest tests -m fault --ignore=tests/vm --ignore=tests/tflite_runtime $(LEROBOT:%=--ignore=%) $(TEST)
-	-$(PY) -m pytest tests -m fault --last-failed --last-failed-no-failures none $(LEROBOT:%=--ignore=%)
+	-$(PY) -m pytest tests -m fault --ignore=tests/vm --ignore=tests/systemd --ignore=tests/tflite_runtime $(LEROBOT:%=--ignore=%) $(TEST)
+	-$(PY) -m pytest tests -m fault --last-failed --last-failed-no-failures none --ignore=tests/systemd $(LEROBOT:%=--ignore=%)
 	$(PY) tools/survival_page.py
 
 replay-runs: setup build  ## record the runs of tests/replay anew, on the simulated arm
@@ -101,6 +101,12 @@ tflite-runtime: setup build $(TFLITE_RUNTIME)/.installed  ## the same code on tf
 vm: setup build  ## V4L2 with the vivid driver in an emulated machine
 	@tools/system_packages.sh qemu-system-x86 busybox-static kmod cpio
 	tests/vm/run.sh
+
+# CUTS power cuts of the emulated machine; MACHINES="namespaces" leaves the emulated one out.
+systemd: setup build  ## vlad.service under systemd as PID 1, in namespaces and in an emulated machine
+	@tools/system_packages.sh qemu-system-x86 qemu-utils busybox-static kmod cpio e2fsprogs
+	VLAD_POWER_CUTS=$(or $(CUTS),5) VLAD_MACHINES="$(or $(MACHINES),namespaces emulated)" \
+		$(PY) -m pytest tests/systemd $(TEST)
 
 FUZZ_LIMIT = $(if $(RUNS),-runs=$(RUNS),-max_total_time=$(or $(SECONDS),60))
 fuzz: setup build  ## libFuzzer on packet codec, request scanner, manifest, configuration; SECONDS= or RUNS= each
