@@ -102,6 +102,21 @@ class BringUp:
         return tuple(servo.max_torque_permille for servo in self.servos)
 
 
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What `examine` found. In joint order; calibration and settings as in BringUp."""
+
+    servos: tuple[Servo, ...]
+    calibration: tuple[str, ...]
+    settings: tuple[str, ...]
+
+
+def examine(bus: Bus, joints: Sequence[Joint]) -> Examined:
+    """Find and read every servo; nothing is written. Raises DeviceError as bring_up()."""
+    servos = read_servos(bus, joints)
+    return Examined(servos, calibration_differences(joints, servos), _all_changes(joints, servos))
+
+
 def bring_up(bus: Bus, joints: Sequence[Joint], following_limit_rad: float) -> BringUp:
     """Find every servo, compare it with the calibration, configure those without torque.
 
@@ -131,11 +146,7 @@ def bring_up(bus: Bus, joints: Sequence[Joint], following_limit_rad: float) -> B
             _scale(joint).to_nu(ticks) for joint, ticks in zip(joints, command, strict=True)
         ),
         calibration=calibration_differences(joints, servos),
-        settings=tuple(
-            f"{joint.name} (id {joint.id}): {change}"
-            for joint, servo in zip(joints, servos, strict=True)
-            for _, change in _changes(joint, servo)
-        ),
+        settings=_all_changes(joints, servos),
         configured=tuple(configured),
     )
 
@@ -246,6 +257,14 @@ def _calibration_differences(joint: Joint, servo: Servo) -> list[str]:
         for name, found, wanted in pairs
         if found != wanted
     ]
+
+
+def _all_changes(joints: Sequence[Joint], servos: Sequence[Servo]) -> tuple[str, ...]:
+    return tuple(
+        f"{joint.name} (id {joint.id}): {change}"
+        for joint, servo in zip(joints, servos, strict=True)
+        for _, change in _changes(joint, servo)
+    )
 
 
 def _changes(joint: Joint, servo: Servo) -> list[tuple[Setting, str]]:

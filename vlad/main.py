@@ -29,6 +29,7 @@ TOOLS = {
     "replay": ("vlad.replay", "re-run the gate, the queue and the servo loop on a flight record", ""),
     "flight": ("vlad.flight_command", "list a flight record, or recover one after a crash", ""),
     "dataset": ("vlad.dataset.command", "check a recorded dataset before anything is trained on it", "dataset"),
+    "doctor": ("vlad.doctor.command", "check kernel, limits, NPU, cameras, bus, clocks and heat; with remedies", ""),
     "cameras": ("vlad.cameras_command", "find, name and preview cameras", "v4l2"),
 }
 
