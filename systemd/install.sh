@@ -29,6 +29,8 @@ done
 put() { install -m 644 "$here/$1" "$local/lib/$2"; }
 put vlad.service systemd/system/
 put vlad-devices.target systemd/system/
+mkdir -p "$local/lib/systemd/system/dev-vlad\\x2dbus.device.d"
+put vlad-bus.device.conf 'systemd/system/dev-vlad\x2dbus.device.d/vlad.conf'
 put sysusers.conf sysusers.d/vlad.conf
 put tmpfiles.conf tmpfiles.d/vlad.conf
 [ -z "$board" ] || put "tmpfiles-$board.conf" "tmpfiles.d/vlad-$board.conf"

@@ -62,6 +62,7 @@ def test_unplug_and_plug_in(emulated: Rig) -> None:
     rig = emulated
     run = rig.machine.run
     device = run(f"basename $(ls -d {PORT}/*-* | head -1)")
+    assert run("systemctl show -P JobRunningTimeoutUSec 'dev-vlad\\x2dbus.device'") == "20s"
     rig.start()
     run(f"echo {device} >{PORT}/unbind")
     rig.machine.wait("! test -e /dev/vlad-bus && vladctl status | grep -q serial_unplugged", 30)

@@ -31,7 +31,7 @@ def verify(directory: Path) -> str:
 
 def copied(directory: Path) -> Path:
     """The units, with programs that are installed everywhere."""
-    for path in SYSTEMD.glob("vlad[.-]*"):
+    for path in (SYSTEMD / "vlad.service", SYSTEMD / "vlad-devices.target"):
         text = re.sub(r"^(Exec\w+)=vlad\S*", r"\1=/bin/true", path.read_text(), flags=re.MULTILINE)
         (directory / path.name).write_text(text)
     return directory
