@@ -9,7 +9,7 @@ from pathlib import Path
 from vlad._native.bus import Bus
 from vlad.arm import Joint
 from vlad.bringup import Examined
-from vlad.bringup import examine
+from vlad.bringup import examine as examine_servos
 from vlad.bus import Port, open_port
 from vlad.config import Config
 from vlad.doctor.finding import Finding
@@ -47,7 +47,7 @@ def probe(port: Port, config: Config) -> Iterator[Finding]:
     """The servos behind an open port."""
     bus = Bus(port.fd, baud=port.baud, timeout_ns=TIMEOUT_NS)
     try:
-        found = examine(bus, config.joints)
+        found = examine_servos(bus, config.joints)
         yield _firmware(bus, config.joints)
         yield _latency(bus, config)
     except DeviceError as error:
