@@ -44,6 +44,11 @@ def names(text: str) -> tuple[str, ...]:
     return found
 
 
+def numbers(text: str) -> tuple[int, ...]:
+    """One or more whole numbers, separated by commas."""
+    return tuple(int(name) for name in names(text))
+
+
 def _above_0(text: str, most: int) -> float:
     value = float(text)
     if not 0 < value <= most:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import types
 from pathlib import Path
 
 import pytest
@@ -21,17 +20,14 @@ BASE = ["--single-task", "wave", "--min-free-mib", "0", "--num-episodes", "2"]
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> list[argparse.Namespace]:
-    """A module that offers a made-up environment; what it was opened with."""
+    """A made-up environment in place of the simulated task; what it was opened with."""
     opened: list[argparse.Namespace] = []
-    module = types.ModuleType("made_up_environment")
 
     def open_environment(arguments: argparse.Namespace) -> tuple[MadeUp, Somebody]:
         opened.append(arguments)
         return MadeUp(live=False), Somebody()
 
-    module.open_environment = open_environment  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(command, "ENVIRONMENT", module.__name__)
+    monkeypatch.setattr("vlad.sim.environment_rig.open_environment", open_environment)
     return opened
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import json
 import signal
 import sys
@@ -27,10 +26,6 @@ from vlad.record.rig import Rig, Teleoperator
 from vlad.record.session import Nobody, Operator, Plan, Session
 from vlad.servo import now_ns
 from vlad.terminal import Terminal
-
-ENVIRONMENT = "vlad.sim.environment_rig"
-"""Module with `open_environment(arguments: argparse.Namespace) -> tuple[Rig, Teleoperator]`: the simulated task and the
-expert that knows how to do it."""
 
 
 class TerminalOperator:
@@ -74,7 +69,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--preview", metavar="ADDRESS", help="show the recorded cameras to a browser, as 127.0.0.1:8088")
     p.add_argument("--min-free-mib", type=int, default=MIN_FREE_BYTES >> 20, metavar="N",
                    help="with less than this free on the disk nothing is recorded (1024)")  # fmt: skip
-    p.add_argument("--seed", type=int, default=0, metavar="N", help="of a simulated task")
+    simulated = p.add_argument_group("--teleop expert: the simulated task (docs/simulator.md)")
+    simulated.add_argument("--seed", type=int, default=0, metavar="N", help="of starts, misses and variation")
+    simulated.add_argument("--clusters", type=argument_types.numbers, default=(), metavar="N,N",
+                           help="where the tea bag lies, in turn (all but the held-out one)")  # fmt: skip
+    simulated.add_argument("--recovery-share", type=float, default=0.2, metavar="P",
+                           help="of episodes that begin with a miss (0.2)")  # fmt: skip
+    simulated.add_argument("--variation", action="store_true", help="vary light, colours, cameras and friction")
+    simulated.add_argument("--width", type=argument_types.count, default=160, help="of the pictures (160)")
+    simulated.add_argument("--height", type=argument_types.count, default=120, help="of the pictures (120)")
     p.add_argument("--json", action="store_true", help="the summary as JSON on stdout")
     return p
 
@@ -87,6 +90,8 @@ def main(argv: Sequence[str]) -> int:
         usage.error("--single-task: what is done, in words; a policy is told the same")
     if not 0 <= arguments.reset_time_s <= 86400:
         usage.error("--reset-time-s: 0 to 86400")
+    if not 0 <= arguments.recovery_share <= 1 or arguments.seed < 0:
+        usage.error("--recovery-share: 0 to 1; --seed: 0 or more")
     if arguments.preview:
         try:
             address(arguments.preview)
@@ -177,13 +182,9 @@ def _open(
     kind, _, port = arguments.teleop.partition(":")
     about: dict[str, Any] = {"teleop": kind}
     if kind == "expert":
-        try:
-            module = importlib.import_module(ENVIRONMENT)
-        except ModuleNotFoundError as error:
-            if error.name != ENVIRONMENT:
-                raise
-            raise ConfigError("--teleop expert: this vlad has no simulated task with an expert") from error
-        environment, expert = module.open_environment(arguments)
+        from vlad.sim.environment_rig import open_environment  # an extra: a board records without it
+
+        environment, expert = open_environment(arguments)
         return environment, expert, {"follower": {j.name: j.calibration for j in environment.joints}}, about
     if arguments.config is None:
         raise ConfigError("--config: which arm? Give the daemon's configuration, for instance configs/so101.toml")

@@ -91,7 +91,7 @@ class TeaBag(gymnasium.Env[dict[str, Any], Floats]):
         self.world = World(0)
         self._appearance = Appearance(self.world.model)
         ranges = {n: JointRange(c.range_min, c.range_max, c.drive_mode) for n, c in self.world.calibration.items()}
-        self._units = JointUnits("degrees", JOINTS, [name == "gripper" for name in JOINTS], ranges)
+        self.units = JointUnits("degrees", JOINTS, [name == "gripper" for name in JOINTS], ranges)
         self._goal_rad = np.zeros(len(JOINTS))
         self._steps = 0
         limits = self.world.model.jnt_range[: len(JOINTS)]
@@ -104,22 +104,33 @@ class TeaBag(gymnasium.Env[dict[str, Any], Floats]):
             seen["pixels"] = spaces.Dict(dict.fromkeys(CAMERAS, picture))
         self.observation_space = spaces.Dict(seen)
 
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Width and height of the pictures; (0, 0) without cameras."""
+        return self._size or (0, 0)
+
+    @property
+    def goal_rad(self) -> npt.NDArray[np.float64]:
+        """The goals in force (6,), rad."""
+        return self._goal_rad.copy()
+
+    def to_core(self, angles_rad: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """The model's joint angles (..., 6), rad, in vlad's units: rad, the gripper 0..1."""
+        core = np.array(angles_rad, np.float64)
+        closed, span = self.world.gripper_span_rad
+        core[..., -1] = (core[..., -1] - closed) / span
+        return core
+
     def to_degrees(self, angles_rad: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """The model's joint angles (..., 6), rad, in LeRobot's units."""
-        core = np.array(angles_rad, np.float64)
-        core[..., -1] = (core[..., -1] - self._gripper[0]) / self._gripper[1]
-        return self._units.from_core(core)
+        return self.units.from_core(self.to_core(angles_rad))
 
     def to_rad(self, degrees: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """The inverse of to_degrees()."""
-        core = self._units.to_core(np.asarray(degrees, np.float64))
-        core[..., -1] = core[..., -1] * self._gripper[1] + self._gripper[0]
-        return core
-
-    @property
-    def _gripper(self) -> tuple[float, float]:
-        """The angle at which the gripper is closed and its calibrated range, rad."""
-        return self.world.gripper_span_rad
+        angles = self.units.to_core(np.asarray(degrees, np.float64))
+        closed, span = self.world.gripper_span_rad
+        angles[..., -1] = angles[..., -1] * span + closed
+        return angles
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
