@@ -145,10 +145,13 @@ class Demo:
         self.socket = Path(self.config.control.socket)
         self.recording = out / "bus.jsonl"
         me = [sys.executable, "-m", "vlad.main"]
+        self.port = private / "sim.sock"
+        shot = self.config.cameras[0] if self.config.cameras else None  # the simulator's are all alike
+        shape = () if shot is None else ("--width", shot.width, "--height", shot.height, "--fps", shot.fps)
         self.commands = {
             "sim": [*me, "sim", "--bus", self.config.arm.port, "--seed", str(options.seed),
-                    "--record", str(self.recording), "--faults", str(private / "sim.sock"),
-                    "--camera-prefix", private.name],
+                    "--record", str(self.recording), "--faults", str(self.port),
+                    "--camera-prefix", private.name, *map(str, shape)],
             "daemon": [*me, "run", "--config", str(config), "--socket", str(self.socket),
                        "--mode", options.mode, *(["--workers"] if options.workers else [])],
         }

@@ -25,6 +25,7 @@ TOOLS = {
     "sign": ("vlad.sign", "sign a bundle, or make a key to sign with", "sign"),
     "sim": ("vlad.sim.command", "the simulated robot: servo bus and cameras", "sim"),
     "demo": ("vlad.demo", "simulated robot + real daemon + shipped policy, with a report", "build,sim,report"),
+    "eval": ("vlad.evaluation.command", "success rate of a policy on the simulated table", "build,sim,report"),
     "report": ("vlad.report", "one HTML page with the plots of a run", "report"),
     "replay": ("vlad.replay", "re-run the gate, the queue and the servo loop on a flight record", ""),
     "flight": ("vlad.flight_command", "list a flight record, or recover one after a crash", ""),

@@ -53,7 +53,9 @@ class Simulation:
     """A closed loop in simulated time, deterministic for given policy, latency and start.
 
     measured_ns, vision_ns: what each rung and one camera cost at load. scene: the brightness that
-    every camera sees at a time; by default no two frames are alike.
+    every camera sees at a time; by default no two frames are alike. cameras: their names, as many as
+    the scheduler's. Of an arm, cameras or a policy of another kind, _advance, _frames and _infer are
+    the places (vlad.evaluation.table).
     """
 
     def __init__(
@@ -69,6 +71,8 @@ class Simulation:
         measured_ns: Mapping[Rung, Sequence[int]] | None = None,
         vision_ns: int = 0,
         scene: Callable[[int], int] | None = None,
+        cameras: Sequence[str] | None = None,
+        reuse_change: float = REUSE_CHANGE,
     ) -> None:
         self.now_ns = start_ns
         self.config = servo
@@ -78,8 +82,8 @@ class Simulation:
         self.servo.adopt_memory(self.arm, True, start)
         self.scheduler = Scheduler(scheduler)
         self.scheduler.latency.warm(measured_ns or {}, vision_ns)
-        self._cameras = [f"camera{i}" for i in range(scheduler.cameras)]
-        self._cache = TokenCache(self._cameras, scheduler.horizon_ns, REUSE_CHANGE)
+        self._cameras = list(cameras or (f"camera{i}" for i in range(scheduler.cameras)))
+        self._cache = TokenCache(self._cameras, scheduler.horizon_ns, reuse_change)
         self._policy = policy
         self._latency = latency
         self._scene = scene
@@ -118,6 +122,11 @@ class Simulation:
         return self._cache.prerequisite(rung, self.now_ns, epoch, 0, self._frames())
 
     def _begin(self, request: Request) -> None:
+        observation, actions = self._infer(request)
+        self._running = (request, observation, self.now_ns + self._latency(request), actions)
+
+    def _infer(self, request: Request) -> tuple[Observation, NDArray[np.float64]]:
+        """What the policy sees now, and its chunk [n, n_joints]."""
         t_obs = self.now_ns
         if not request.cold:  # as the queue rounds it
             t_obs = t_obs // self.config.action_period_ns * self.config.action_period_ns
@@ -125,8 +134,10 @@ class Simulation:
             _NoVision(), request.rung, self._frames(), now_ns=self.now_ns, epoch=request.epoch, task=0,
             t_obs_ns=t_obs, state=np.zeros(0),
         )
-        actions = self._policy(t_obs, self.servo.joint_state()[2])
-        self._running = (request, observation, self.now_ns + self._latency(request), actions)
+        return observation, self._policy(t_obs, self.servo.joint_state()[2])
+
+    def _judged(self, report: Mapping[str, Any]) -> None:
+        """What the gate said to the chunk that was inferred last."""
 
     def _arrive(self) -> None:
         assert self._running is not None
@@ -137,6 +148,7 @@ class Simulation:
             frame_age_ns=seen.frame_age_ns, reuse_age_ns=seen.reuse_age_ns, cold=request.cold,
             now_ns=self.now_ns,
         )
+        self._judged(report)
         self.scheduler.completed(request, self.now_ns, report["verdict"], report["reason"])
         self.servo.starve(self.scheduler.cause)
         if self._on_arrival is not None:

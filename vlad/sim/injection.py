@@ -1,4 +1,4 @@
-"""The fault commands: what goes wrong on the line, in a servo, at a camera.
+"""The commands of the simulator's port: what goes wrong on the line, in a servo, at a camera; where things lie.
 
 Commands are JSON objects {"cmd": NAME, ...}; apply() checks every field and names what is wrong.
 """
@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import numpy as np
+
 from vlad.errors import ConfigError
 from vlad.sim.line_faults import LineFaults, Rule
 from vlad.sim.servo import TICKS_PER_TURN
+from vlad.sim.start import CLUSTERS, draw_start
+from vlad.sim.task import TASKS
 from vlad.sim.world import CAMERAS, JOINTS, World
 
 CAMERA_LIVE, CAMERA_STALLED, CAMERA_FROZEN, CAMERA_DARK = range(4)
@@ -58,7 +62,7 @@ class Injection:
         """Execute one command.
 
         Returns:
-            Fields of the reply beside "ok"; empty but for `status`.
+            Fields of the reply beside "ok"; empty but for `status` and `world`.
 
         Raises:
             ConfigError: for an unknown command, a missing, unknown or unusable field.
@@ -197,6 +201,23 @@ class Injection:
             raise ConfigError(f"camera {camera!r} is unknown; there are {', '.join(CAMERAS)}")
         self._camera_mode(CAMERAS.index(camera), mode)
 
+    def _reset(self, fields: _Fields) -> None:
+        """Objects anew; the arm stays where it is, for only its servos may move it."""
+        seed = fields.integer("seed", 0, 2**63 - 1)
+        cluster = fields.integer("cluster", 1, len(CLUSTERS)) if fields.has("cluster") else None
+        fields.done(None)
+        self._world.put_objects(draw_start(np.random.default_rng(seed), cluster))
+
+    def _whereabouts(self, fields: _Fields) -> dict[str, Any]:
+        fields.done(None)
+        data = self._world.data
+        return {
+            "cluster": self._world.start.cluster,
+            "objects": {name: data.body(name).xpos.tolist() for name in ("tea_bag", *(t.target for t in TASKS))},
+            "done": {task.target: task.done(self._world) for task in TASKS},
+            "qpos": self._world.qpos().tolist(),
+        }
+
     def _report(self, fields: _Fields) -> dict[str, Any]:
         fields.done(None)
         servos = self._world.servos
@@ -287,5 +308,7 @@ _COMMANDS: dict[str, Callable[[Injection, _Fields], dict[str, Any] | None]] = {
     "encoder_jump": Injection._encoder_jump,
     "recalibrate": Injection._recalibrate,
     "clear_all": Injection._clear_all,
+    "reset": Injection._reset,
+    "world": Injection._whereabouts,
     "status": Injection._report,
 }

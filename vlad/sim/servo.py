@@ -9,6 +9,7 @@ with a real servo here.
 
 from __future__ import annotations
 
+import copy
 import math
 
 from vlad.sim import registers as reg
@@ -113,6 +114,16 @@ class Servo:
     @property
     def current_a(self) -> float:
         return abs(self._duty) * STALL_CURRENT_A
+
+    @property
+    def load_permille(self) -> int:
+        """Present_Load: the motor's duty, signed."""
+        return round(self._duty * 1000.0)
+
+    def take_state(self, other: Servo) -> None:
+        """Become as `other` is."""
+        for name in self.__slots__:
+            setattr(self, name, copy.copy(getattr(other, name)))
 
     def power_up(self, actual_ticks: float) -> None:
         """Start with the saved EEPROM, torque off, and the goal where the shaft is."""
@@ -275,7 +286,7 @@ class Servo:
         registers = self._registers
         self._put16(reg.PRESENT_POSITION, encode_sign_magnitude(self.present_ticks, 15))
         self._put16(reg.PRESENT_VELOCITY, encode_sign_magnitude(round(self._speed), 15))
-        self._put16(reg.PRESENT_LOAD, encode_sign_magnitude(round(self._duty * 1000.0), 10))
+        self._put16(reg.PRESENT_LOAD, encode_sign_magnitude(self.load_permille, 10))
         self._put16(reg.PRESENT_CURRENT, round(self.current_a / CURRENT_UNIT_A))
         registers[reg.PRESENT_VOLTAGE] = min(max(round(self._voltage_v * 10.0), 0), 255)
         registers[reg.PRESENT_TEMPERATURE] = min(max(round(self._celsius()), 0), 255)

@@ -30,6 +30,7 @@ JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_ro
 CAMERAS = ("top", "gripper", "left")
 REST_POSE_RAD = (0.0, -1.72, 1.66, 1.1, 0.0, 0.0)
 SUPPLY_OHM = 0.12
+BAG_Z_M, MUG_Z_M = 0.0062, 0.0005
 
 
 def default_calibration() -> dict[str, Calibration]:
@@ -115,11 +116,30 @@ class World:
         self._mujoco.mj_resetData(self.model, self.data)
         self.clear_obstacles()
         self.take_by_hand(None)
-        self._place_object("tea_bag", (*start.bag_m, 0.0062), start.bag_yaw_rad)
-        self._place_object("mug", (*start.mug_m, 0.0005), start.mug_yaw_rad)
+        self.put_objects(start)
         self.place(REST_POSE_RAD)
         self.set_torque(False)
         self.step(0.5)
+
+    def take_state(self, other: World) -> None:
+        """Become as `other` is: physics, servos, and what stepping it then does."""
+        self.start = other.start
+        self._owed_s = other._owed_s
+        self._mujoco.mj_copyData(self.data, self.model, other.data)
+        for mine, theirs in zip(self.servos, other.servos, strict=True):
+            mine.take_state(theirs)
+
+    def put_objects(self, start: Start) -> None:
+        """Tea bag and mug as `start` says, at rest, wherever they are; the arm stays and goes on.
+
+        What is seen of them changes with the next step.
+        """
+        self.start = start
+        for name, position, yaw in (("tea_bag", (*start.bag_m, BAG_Z_M), start.bag_yaw_rad),
+                                    ("mug", (*start.mug_m, MUG_Z_M), start.mug_yaw_rad)):  # fmt: skip
+            self._place_object(name, position, yaw)
+            at = int(self.model.joint(name).dofadr[0])
+            self.data.qvel[at : at + 6] = 0.0
 
     def _place_object(self, name: str, position: tuple[float, float, float], yaw: float) -> None:
         at = int(self.model.joint(name).qposadr[0])
