@@ -54,7 +54,7 @@ class Simulation:
 
     measured_ns, vision_ns: what each rung and one camera cost at load. scene: the brightness that
     every camera sees at a time; by default no two frames are alike. cameras: their names, as many as
-    the scheduler's. Of an arm, cameras or a policy of another kind, _advance, _frames and _infer are
+    the scheduler's. planner: makes the scheduler. Of an arm, cameras or a policy of another kind, _advance, _frames and _infer are
     the places (vlad.evaluation.table).
     """
 
@@ -73,6 +73,7 @@ class Simulation:
         scene: Callable[[int], int] | None = None,
         cameras: Sequence[str] | None = None,
         reuse_change: float = REUSE_CHANGE,
+        planner: Callable[[SchedulerConfig], Scheduler] = Scheduler,
     ) -> None:
         self.now_ns = start_ns
         self.config = servo
@@ -80,7 +81,7 @@ class Simulation:
         self.arm = MemoryArm(start, start_ns)
         self.servo = Servo(servo, start_ns)
         self.servo.adopt_memory(self.arm, True, start)
-        self.scheduler = Scheduler(scheduler)
+        self.scheduler = planner(scheduler)
         self.scheduler.latency.warm(measured_ns or {}, vision_ns)
         self._cameras = list(cameras or (f"camera{i}" for i in range(scheduler.cameras)))
         self._cache = TokenCache(self._cameras, scheduler.horizon_ns, reuse_change)

@@ -78,6 +78,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """0 when every episode was made and --require is met."""
+    if argv and argv[0] == "experiment":
+        from vlad.evaluation.experiments import main as experiment
+
+        return experiment(argv[1:])
     options = parser().parse_args(argv)
     config = configured(options.config, policy_keys(options))
     clusters = clusters_of(options.clusters)

@@ -13,7 +13,8 @@ from vlad.evaluation.latency import MACHINES
 from vlad.evaluation.pictures import Pictures
 from vlad.evaluation.results import Episode
 from vlad.evaluation.subject import ExpertPolicy, Subject
-from vlad.evaluation.table import Case, Table
+from vlad.evaluation.table import Case, Planner, Table
+from vlad.scheduler import Scheduler
 from vlad.sim import software_gl
 from vlad.sim.environment import POSES
 from vlad.sim.start import CLUSTERS, HELD_OUT, TRAINING
@@ -83,9 +84,10 @@ class SimulatedTime:
 
     def __init__(
         self, config: Config, subject: Subject, *, time_limit_s: float, variation: Variation = NONE,
-        machine: str = "steady",
+        machine: str = "steady", planner: Planner = Scheduler,
     ) -> None:
         self._config, self._subject = config, subject
+        self._planner = planner
         self._time_limit_s, self._variation, self._machine = time_limit_s, variation, MACHINES[machine]
         self.world = World(0, calibration={j.name: j.calibration for j in config.joints})
         self._appearance = Appearance(self.world.model)
@@ -113,7 +115,7 @@ class SimulatedTime:
             policy.task = case.task
             policy.watch(self.world)
         table = Table(self._config, self._subject, self.world, case, machine=self._machine,
-                      pictures=None if self._subject.blind else self.pictures)  # fmt: skip
+                      pictures=None if self._subject.blind else self.pictures, planner=self._planner)  # fmt: skip
         began_ns = table.now_ns
         episode = table.attempt(case, self._time_limit_s)
         strip = self.pictures.film(table.poses, began_ns) if film and not episode.success else []

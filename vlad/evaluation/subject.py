@@ -23,7 +23,7 @@ from vlad.daemon import servo_config
 from vlad.errors import ConfigError
 from vlad.evaluation.latency import MEASURED, Latency, of_samples
 from vlad.inference import STAGE_BOUND_MIN_NS, Loaded, Merge, RunnablePolicy
-from vlad.ladder import FULL, parse_ladder
+from vlad.ladder import FULL, Rung, parse_ladder
 from vlad.load_check import LoadCheck, check_load
 from vlad.pass_cost import measure_pass
 from vlad.scheduler import SchedulerConfig
@@ -52,6 +52,14 @@ class Subject:
     policy_type: str
     blind: bool = False  # it needs no pictures
 
+    def merged(self, mode: str, merge: Merge, ladder: tuple[Rung, ...] | None = None) -> Subject:
+        """The same with its chunks asked for and merged in another way, and with no more than `ladder` of its rungs."""
+        before = self.loaded.scheduler
+        timing = dataclasses.replace(before, mode=mode, every_step=merge.aggregate == "temporal_ensemble",
+                                     ladder=before.ladder if ladder is None else ladder)  # fmt: skip
+        loaded = dataclasses.replace(self.loaded, scheduler=timing, merge=merge)
+        return dataclasses.replace(self, loaded=loaded, check=check_load(timing, self.latency.samples_ns))
+
     def with_latency(self, latency: Latency) -> Subject:
         """The same, were inference so slow: all that was measured at load scales with it."""
         factor = statistics.median(latency.samples_ns) / statistics.median(self.loaded.measured_ns)
@@ -74,6 +82,10 @@ class FlowSteps:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._policy, name)
+
+    @property
+    def joint_space(self) -> Any:  # a protocol's isinstance() does not look behind __getattr__
+        return self._policy.joint_space  # type: ignore[attr-defined]
 
     def sample(self, prefix: Any, *, steps: int | None = None, **how: Any) -> NDArray[np.float64]:
         return self._policy.sample(prefix, steps=steps or self._steps, **how)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from vlad.ladder import FULL
 from vlad.report_figures import quantile
 from vlad.rtc import RealTimeChunking
 from vlad.sampler import Sampler
-from vlad.scheduler import Request
+from vlad.scheduler import Request, Scheduler, SchedulerConfig
 from vlad.servo import MS, RESUME, STAGES
 from vlad.sim import registers as reg
 from vlad.sim.start import HELD_OUT as HELD_OUT_CLUSTER
@@ -47,6 +47,7 @@ MAX_HOLDS = 10
 RESUME_NS = 500 * MS  # an operator's reaction
 WATCHDOG = frozenset(BY_ID[row].name for row in (2, 7, 24, 31))  # those of a heartbeat that is late
 STAGE = STAGES.index("expert")
+Planner = Callable[[SchedulerConfig], Scheduler]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +81,13 @@ class Case:
 class Table(Simulation):
     """The arm of `config` in `world`, which has begun, driven by `subject`.
 
-    pictures: None for a policy that needs none. random: of latencies and of the policy's noise.
+    pictures: None for a policy that needs none. planner: makes the scheduler.
     """
 
     def __init__(
-        self, config: Config, subject: Subject, world: World, case: Case, *, machine: Machine, pictures: Pictures | None
-    ) -> None:
+        self, config: Config, subject: Subject, world: World, case: Case, *, machine: Machine,
+        pictures: Pictures | None, planner: Planner = Scheduler,
+    ) -> None:  # fmt: skip
         loaded = subject.loaded
         self._world, self._subject, self._pictures = world, subject, pictures
         self._joints = config.joints
@@ -112,7 +114,7 @@ class Table(Simulation):
         super().__init__(
             subject.servo, loaded.scheduler, _no_policy, self._takes_ns, pose=tuple(self.present()), start_ns=start_ns,
             on_arrival=self._arrived, measured_ns=loaded.costs_ns, vision_ns=loaded.vision_ns, cameras=loaded.cameras,
-            reuse_change=loaded.max_change,
+            reuse_change=loaded.max_change, planner=planner,
         )  # fmt: skip
         if merge is not None:
             self.servo.policy_timing(loaded.scheduler.period_ns, loaded.scheduler.horizon_ns, loaded.max_frame_age_ns,
