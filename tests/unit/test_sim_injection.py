@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from vlad.errors import ConfigError
 from vlad.sim.feetech_slave import Parser, packet
 from vlad.sim.injection import CAMERA_DARK, CAMERA_LIVE, Injection
 from vlad.sim.line_faults import LineFaults
+from vlad.sim.start import draw_start
 from vlad.sim.world import World
 
 pytestmark = pytest.mark.skipif(find_spec("mujoco") is None, reason="the simulator needs mujoco")
@@ -171,3 +173,28 @@ def test_any_fields_are_taken_or_refused(cmd: str, fields: dict[str, Any]) -> No
         assert str(error)
     finally:
         rig("clear_all")
+
+
+def test_reset_puts_objects_and_leaves_the_arm(rig: Rig) -> None:
+    world = shared_world()
+    pose = world.joint_rad()
+    rig("reset", seed=5, cluster=6)
+    start = draw_start(np.random.default_rng(5), 6)
+    world.step(0.01)
+    seen = rig("world")
+    assert seen["cluster"] == 6 and seen["done"] == {"mug": False, "plate": False}
+    assert seen["objects"]["tea_bag"][:2] == pytest.approx(start.bag_m, abs=1e-3)
+    assert seen["objects"]["mug"][:2] == pytest.approx(start.mug_m, abs=1e-3)
+    assert len(seen["qpos"]) == world.qpos().size
+    assert np.abs(world.joint_rad() - pose).max() < 1e-2
+    at = world.model.joint("tea_bag").qposadr[0]
+    world.data.qpos[at : at + 3] = (*start.mug_m, 0.02)
+    world.data.qpos[5] = 1.0  # jaws open
+    world.step(0.3)
+    assert rig("world")["done"] == {"mug": True, "plate": False}
+
+
+@pytest.mark.parametrize("fields", [{}, {"seed": -1}, {"seed": 0, "cluster": 12}, {"seed": 0, "task": "mug"}])
+def test_a_bad_reset_is_refused(rig: Rig, fields: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        rig("reset", **fields)

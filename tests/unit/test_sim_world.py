@@ -160,3 +160,17 @@ def test_pictures_show_the_scene_and_repeat_exactly(world: World) -> None:
     assert changed.mean() > 0.02, "a moved arm changes the picture"
     with pytest.raises(ConfigError, match="top, gripper, left"):
         world.render("front")
+
+
+def test_a_world_that_takes_anothers_state_goes_on_as_it_does() -> None:
+    one, other = World(1), World(2)
+    one.set_torque(True)
+    one.set_goal_rad([0.3, -1.0, 1.0, 0.5, 0.2, 0.8])
+    one.step(0.137)
+    other.take_state(one)
+    for world in (one, other):
+        world.step(0.5)
+    assert np.array_equal(one.qpos(), other.qpos())
+    assert one.joint_ticks() == other.joint_ticks() and one.start == other.start
+    one.servos[0].write(40, b"\x00")
+    assert other.servos[0].torque_enabled
