@@ -54,8 +54,8 @@ class Simulation:
 
     measured_ns, vision_ns: what each rung and one camera cost at load. scene: the brightness that
     every camera sees at a time; by default no two frames are alike. cameras: their names, as many as
-    the scheduler's. planner: makes the scheduler. Of an arm, cameras or a policy of another kind, _advance, _frames and _infer are
-    the places (vlad.evaluation.table).
+    the scheduler's. planner: makes the scheduler. Of an arm, cameras or a policy of another kind,
+    _advance, _frames, _infer and _judged are the places (vlad.evaluation.table).
     """
 
     def __init__(
