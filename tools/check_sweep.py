@@ -25,7 +25,9 @@ import torch
 from lerobot.policies.factory import make_pre_post_processors
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from sweep_motion import CAMERAS, CHUNK, FOLDED, FPS, LAG_S, MIDDLE, TASKS, Array, Task
-from train_sweep import ASSETS, ROOT, Moments, read_moments, use_exact_positions
+from train_sweep import ASSETS, ROOT, Moments, read_moments
+
+from vlad.train.exact_positions import use_exact_positions
 
 EVERY = 20
 DELAY = 6

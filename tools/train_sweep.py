@@ -42,9 +42,10 @@ from lerobot.policies.smolvla.modeling_smolvla import (
 )
 from sweep_dataset import write_dataset
 from sweep_motion import CAMERAS, CHUNK, TASKS
-from sweep_vlm import IMAGE_SIZE, write_vlm
 from torch import Tensor
-from transformers.models.smolvlm.modeling_smolvlm import SmolVLMVisionEmbeddings
+
+from vlad.train.exact_positions import use_exact_positions
+from vlad.train.small_vlm import IMAGE_SIZE, write_vlm
 
 ROOT = Path(__file__).resolve().parents[1]
 ASSETS = Path("assets/sweep")
@@ -55,21 +56,6 @@ LEARNING_RATE = 3e-3
 JITTER = np.array([1.5, 1.5, 1.5, 1.5, 1.5, 2.5])
 PADDING_WEIGHT = 0.1
 DIFFERENCE_WEIGHT = 1.0
-
-
-def use_exact_positions() -> None:
-    """Undo a fault of transformers 4.55 to 4.57: in float32 its vision position ids are one too low
-    on each axis.
-
-    Without this the checkpoint would only fit that fault. bfloat16, older and newer versions number
-    patches 0..n-1.
-    """
-
-    def forward(self: Any, pixel_values: Tensor, patch_attention_mask: Tensor | None = None) -> Tensor:
-        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype))
-        return patches.flatten(2).transpose(1, 2) + self.position_embedding.weight[None]
-
-    SmolVLMVisionEmbeddings.forward = forward
 
 
 def policy_config() -> SmolVLAConfig:
@@ -280,7 +266,7 @@ def main() -> None:
     recording = args.recording.resolve()
     os.chdir(ROOT)
     moments = read_moments(recording)
-    write_vlm(ASSETS / "checkpoint" / "vlm")
+    write_vlm(ASSETS / "checkpoint" / "vlm", vision_mlp=256)
     use_exact_positions()
     write_dataset(recording, ASSETS / "dataset", moments.statistics())
     policy, processors = train(moments, args.steps)

@@ -31,6 +31,7 @@ TOOLS = {
     "flight": ("vlad.flight_command", "list a flight record, or recover one after a crash", ""),
     "dataset": ("vlad.dataset.command", "check a recorded dataset before anything is trained on it", "dataset"),
     "doctor": ("vlad.doctor.command", "check kernel, limits, NPU, cameras, bus, clocks and heat; with remedies", ""),
+    "train": ("vlad.train.command", "fine-tune a policy with LeRobot, and select it by success", "train"),
     "cameras": ("vlad.cameras_command", "find, name and preview cameras", "v4l2"),
 }
 

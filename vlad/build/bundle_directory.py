@@ -37,16 +37,17 @@ def copy_files(source: Bundle, named: Iterable[File], root: Path) -> None:
 
 
 @contextlib.contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A directory beside `target` with room for blocks and golden arrays. It takes the place of `target` when it is
+def replacing(target: Path, rooms: Iterable[str] = ("blocks", "golden")) -> Iterator[Path]:
+    """A directory beside `target` with these directories in it. It takes the place of `target` when it is
     left, flushed to disk; when anything fails there is no such directory any more, and `target` is as it was.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / f".{target.name}.partial-{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        for name in ("blocks", "golden"):
-            (partial / name).mkdir(parents=True)
+        partial.mkdir()
+        for name in rooms:
+            (partial / name).mkdir()
         yield partial
         _sync(partial)
         _put_in_place(partial, target)

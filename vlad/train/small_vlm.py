@@ -1,18 +1,17 @@
-"""The small vision-language backbone of the sweep policy: the directory that LeRobot's
-`vlm_model_name` names.
+"""A small vision-language backbone: the directory that LeRobot's `vlm_model_name` names, for smolvla-small.
 
-LeRobot takes the sizes of SmolVLM and its tokenizer from such a directory. This one has SmolVLM's
-topology with a head width of 64 as in the original, about 1.5 M parameters, and a byte-level
-tokenizer without merges.
+LeRobot takes the sizes of SmolVLM and its tokenizer from such a directory. This one has SmolVLM's topology with a head
+width of 64 as in the original, about 1.5 M parameters, and a byte-level tokenizer that knows the words of the tasks.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 IMAGE_SIZE = 96
 SPECIAL = {
@@ -23,7 +22,10 @@ SPECIAL = {
 }
 
 
-def _tokenizer() -> Tokenizer:
+_MOST_TOKENS = 4096
+
+
+def _tokenizer(texts: Sequence[str]) -> Tokenizer:
     words = [
         "<|endoftext|>",
         "<|im_start|>",
@@ -34,13 +36,19 @@ def _tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(bpe)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    if texts:
+        trainer = trainers.BpeTrainer(
+            vocab_size=_MOST_TOKENS, special_tokens=words[:3], show_progress=False,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        )  # fmt: skip
+        tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens(
         [AddedToken(t, special=True, normalized=False) for t in (*words[:3], *SPECIAL.values())]
     )
     return tokenizer
 
 
-def _config(tokenizer: Tokenizer) -> dict[str, Any]:
+def _config(tokenizer: Tokenizer, vision_mlp: int) -> dict[str, Any]:
     vocab = tokenizer.get_vocab_size()
     text = {
         "architectures": ["VLlama3ForCausalLM"],
@@ -62,7 +70,7 @@ def _config(tokenizer: Tokenizer) -> dict[str, Any]:
         "model_type": "smolvlm_vision",
         "hidden_size": 128,
         "image_size": IMAGE_SIZE,
-        "intermediate_size": 256,
+        "intermediate_size": vision_mlp,
         "num_attention_heads": 2,
         "num_hidden_layers": 4,
         "patch_size": 16,
@@ -86,15 +94,17 @@ def _config(tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def write_vlm(directory: Path) -> None:
-    """Write config.json, the processor's files and the tokenizer into `directory` (created if
-    missing).
+def write_vlm(directory: Path, texts: Sequence[str] = (), vision_mlp: int = 384) -> None:
+    """Write config.json, the processor's files and the tokenizer into `directory` (created if missing).
+
+    texts: instructions as LeRobot hands them to the tokenizer, whose words are then one token each; without them every
+    byte is one. vision_mlp: width of the vision encoder's hidden layers.
     """
-    tokenizer = _tokenizer()
+    tokenizer = _tokenizer(texts)
     half = [0.5, 0.5, 0.5]
     edge = {"longest_edge": IMAGE_SIZE}
     files: dict[str, dict[str, Any]] = {
-        "config.json": _config(tokenizer),
+        "config.json": _config(tokenizer, vision_mlp),
         "preprocessor_config.json": {
             "image_processor_type": "SmolVLMImageProcessor",
             "processor_class": "SmolVLMProcessor",
