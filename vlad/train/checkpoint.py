@@ -21,9 +21,10 @@ TRAINED = "trained.safetensors"  # in STATE, where the weights that are saved ar
 _WEIGHTS = "model.safetensors"
 
 
-def save(out: Path, config: TrainPipelineConfig, step: int, made: Made, objective: Objective, rest: Any) -> Path:
-    """checkpoints/NNNNNN as LeRobot lays it out, and `last` points to it. rest: (optimizer, scheduler)."""
-    target = out / CHECKPOINTS / get_step_identifier(step, config.steps)
+def save(out: Path, config: TrainPipelineConfig, objective: Objective, made: Made, *rest: Any) -> Path:
+    """checkpoints/NNNNNN as LeRobot lays it out, and `last` points to it. rest: optimizer, scheduler."""
+    step = objective.steps
+    target: Path = out / CHECKPOINTS / get_step_identifier(step, config.steps)
     with replacing(target, rooms=()) as partial:
         with objective.averaged():
             save_checkpoint(partial, step, config, made.policy, *rest, made.before, made.after)
@@ -61,14 +62,13 @@ def _whole(out: Path) -> Iterator[tuple[int, Path]]:
             yield int(path.name), path
 
 
-def resume(path: Path, made: Made, objective: Objective, rest: Any) -> int:
-    """Weights, averages, optimizer, scheduler and random states as they were. Returns the step."""
+def resume(path: Path, objective: Objective, made: Made, *rest: Any) -> None:
+    """Weights, averages, optimizer, scheduler and random states as they were. rest: optimizer, scheduler."""
     saved = path / MODEL / _WEIGHTS
     load_model(made.policy, str(path / STATE / TRAINED if objective.averages else saved))
-    step, _, _ = load_training_state(path, *rest)
+    objective.steps, _, _ = load_training_state(path, *rest)
     if objective.averages:
-        objective.set_average(load_file(saved), step)
-    return int(step)
+        objective.set_average(load_file(saved))
 
 
 def _vlm(config: TrainPipelineConfig) -> Path | None:

@@ -76,7 +76,7 @@ def frames(
 
     def make(directory: Path) -> dict[str, str]:
         for camera in cameras:
-            made: Pictures | None = None
+            made: np.memmap[Any, Any] | None = None
             for row, picture in _decoded(recording, camera):
                 planes = size(picture)
                 if made is None:

@@ -17,7 +17,7 @@ class Objective(nn.Module):  # type: ignore[misc]
     """A policy's own loss; of a flow-matching policy, where asked for, that of several noises an observation.
 
     `update` is called by LeRobot after each step: it averages the weights, which `averaged` puts into the policy for a
-    while.
+    while. steps: that were taken.
     """
 
     def __init__(self, policy: Any, settings: Settings) -> None:
@@ -27,7 +27,7 @@ class Objective(nn.Module):  # type: ignore[misc]
         self._own = policy.config.type == "smolvla" and (
             settings.draws > 1 or settings.flow_times == "sampler" or settings.difference_weight > 0
         )
-        self._steps = 0
+        self.steps = 0
         self._mean = {n: p.detach().clone() for n, p in self._trained()} if settings.ema_decay else {}
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -55,13 +55,13 @@ class Objective(nn.Module):  # type: ignore[misc]
             loss = loss + self._settings.difference_weight * rough
         return loss, logged
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def update(self) -> None:
-        self._steps += 1
+        self.steps += 1
         if not self._mean:
             return
         # At first the average is of what there is: 0.998 of random weights would last for 2000 steps.
-        decay = min(self._settings.ema_decay, (1 + self._steps) / (10 + self._steps))
+        decay = min(self._settings.ema_decay, (1 + self.steps) / (10 + self.steps))
         for name, parameter in self._trained():
             self._mean[name].lerp_(parameter, 1 - decay)
 
@@ -80,13 +80,12 @@ class Objective(nn.Module):  # type: ignore[misc]
         """Whether other weights are saved than are trained."""
         return bool(self._mean)
 
-    def set_average(self, weights: dict[str, Tensor], steps: int) -> None:
-        """Of a resumed run: the weights that were saved after so many steps."""
-        self._steps = steps
+    def set_average(self, weights: dict[str, Tensor]) -> None:
+        """Of a resumed run: the weights that were saved."""
         for name, mean in self._mean.items():
             mean.copy_(weights[name])
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def _put(self, weights: dict[str, Tensor]) -> None:
         for name, parameter in self._trained():
             if name in weights:

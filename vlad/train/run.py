@@ -71,11 +71,10 @@ def train(plan: Recipe, recording: Recording, out: Path, cache: Path) -> None:
         pipeline = _pipeline(plan, config, out)
         rest = make_optimizer_and_scheduler(pipeline, made.policy)
         objective = Objective(made.policy, settings)
-        step = 0
         if saved := checkpoint.whole(out):
-            step = checkpoint.resume(saved[max(saved)], made, objective, rest)
-            print(f"resumed after step {step}", flush=True)
-        _steps(settings, pipeline, made, objective, rest, samples=samples, curves=Curves(out, step), step=step)
+            checkpoint.resume(saved[max(saved)], objective, made, *rest)
+            print(f"resumed after step {objective.steps}", flush=True)
+        _steps(settings, pipeline, objective, made, *rest, samples=samples)
 
 
 def _samples(plan: Recipe, recording: Recording, made: policies.Made, cache: Path) -> Samples:
@@ -107,10 +106,11 @@ def _pipeline(plan: Recipe, config: Any, out: Path) -> TrainPipelineConfig:
 
 
 def _steps(
-    settings: Settings, pipeline: TrainPipelineConfig, made: policies.Made, objective: Objective, rest: Any,
-    *, samples: Samples, curves: Curves, step: int,
+    settings: Settings, pipeline: TrainPipelineConfig, objective: Objective, made: policies.Made, *rest: Any,
+    samples: Samples,
 ) -> None:  # fmt: skip
-    out = pipeline.output_dir
+    out, step = pipeline.output_dir, objective.steps
+    curves = Curves(out, step)
     recording = samples.recording
     training, held_out = by_cluster(recording, settings.val_clusters)
     rows = rows_of(training)
@@ -149,7 +149,7 @@ def _steps(
             print(f"step {step}  " + "  ".join(f"{k} loss {v:.4f}" for k, v in losses.items()), flush=True)
         if step % settings.save_freq == 0 or last:
             curves.write()  # first: what is beyond the last checkpoint is forgotten by who resumes
-            saved = checkpoint.save(out, pipeline, step, made, objective, rest)
+            saved = checkpoint.save(out, pipeline, objective, made, *rest)
             curves.plot()
             print(f"step {step}  saved {saved}", flush=True)
 

@@ -29,7 +29,7 @@ class Validation:
             if len(rows) and frames
         }
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def losses(self, made: Made, objective: Objective) -> dict[str, float]:
         """Mean loss of each split, with the weights that are saved. The random state is left as it was."""
         random = torch.get_rng_state()

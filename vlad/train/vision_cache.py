@@ -34,11 +34,11 @@ def tokens(
         digest.update(key.encode() + parameter.detach().float().cpu().numpy().tobytes())
     device = next(vision.parameters()).device
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def make(directory: Path) -> dict[str, str]:
         vision.eval()
         for camera, held in pictures.items():
-            made: NDArray[Any] | None = None
+            made: np.memmap[Any, Any] | None = None
             for start in range(0, len(held), _AT_ONCE):
                 some = torch.from_numpy(np.array(held[start : start + _AT_ONCE])).to(device).float() / 255
                 prepared, _ = policy.prepare_images({camera: some})
@@ -58,17 +58,21 @@ def tokens(
 
 
 def accept_tokens(policy: Any) -> None:
-    """From now on a camera's entry of a batch may be its tokens [n, tokens, width] instead of pictures."""
+    """From now on a camera's entry of a batch may be its tokens instead of pictures.
+
+    They come as [n, 1, tokens, width], a picture of one channel: to LeRobot's pre-processor what has three dimensions
+    is a picture without a batch.
+    """
     inner = policy.model.vlm_with_expert
     of_pictures, embed = policy.prepare_images, inner.embed_image
     dtype = next(inner.get_vlm_model().connector.parameters()).dtype
 
     def prepare_images(batch: dict[str, Any]) -> tuple[list[Any], list[Any]]:
         cameras = [key for key in policy.config.image_features if key in batch]
-        if not cameras or batch[cameras[0]].ndim != 3:
+        if not cameras or batch[cameras[0]].shape[1] != 1:
             images: tuple[list[Any], list[Any]] = of_pictures(batch)
             return images
-        held = [batch[key] for key in cameras]
+        held = [batch[key].squeeze(1) for key in cameras]
         return held, [torch.ones(len(x), dtype=torch.bool, device=x.device) for x in held]
 
     def embed_image(image: Any) -> Any:
