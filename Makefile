@@ -6,7 +6,7 @@ REFERENCE := build/reference/venv
 NEWEST := build/reference-newest/venv
 NEWEST_LEROBOT ?= 0.6.1
 TFLITE_RUNTIME := build/tflite_runtime/venv
-LEROBOT := $(addprefix tests/reference/test_,smolvla_chunks.py smolvla_settings.py act_chunks.py newest.py sim_lerobot.py dataset_lerobot.py rtc.py lerobot_queue.py)
+LEROBOT := $(addprefix tests/reference/test_,smolvla_chunks.py smolvla_settings.py act_chunks.py newest.py sim_lerobot.py dataset_lerobot.py rtc.py lerobot_queue.py train.py)
 export MUJOCO_GL ?= osmesa
 
 .DEFAULT_GOAL := help

@@ -61,6 +61,7 @@ def main() -> None:
             embedded = policy.model.vlm_with_expert.embed_image(got[0])
             kept = torch.from_numpy(np.stack([tokens[next(iter(held))][row] for row in ROWS]))
             found["tokens"] = difference([embedded.half()], [kept])
+            found["tokens_most"] = float(embedded.abs().max())
             vision_cache.accept_tokens(policy)
             cached, _ = policy.forward(before(Samples(recording, tokens, config.chunk_size).batch(ROWS)),
                                        noise=noise, time=times)  # fmt: skip
@@ -68,21 +69,26 @@ def main() -> None:
     else:
         found["shapes"] = [list(batch[c].shape) for c in config.image_features]
 
-    saved: dict[str, Any] = {"state_0": batch["observation.state"][:1].numpy(), "task_0": np.array(batch["task"][0])}
-    one: dict[str, Any] = {"observation.state": batch["observation.state"][:1], "task": batch["task"][:1]}
+    own_pictures = native if config.type == "smolvla" else {c: (batch[c] * 255).round() for c in native}
+    chunk(policy, (before, after), batch, own_pictures, out)
+    print("FOUND" + json.dumps(found))
+
+
+def chunk(policy: Any, processors: tuple[Any, Any], batch: Any, pictures: dict[str, torch.Tensor], out: Path) -> None:
+    """LeRobot's chunk of the first row, and what it was made from, as tests/tiny_smolvla.py reads it."""
+    config, state = policy.config, batch["observation.state"][:1]
+    saved: dict[str, Any] = {"state_0": state[0].numpy(), "task_0": np.array(batch["task"][0])}
+    one: dict[str, Any] = {"observation.state": state, "task": batch["task"][:1]}
     for number, camera in enumerate(config.image_features):
-        picture = native[camera][:1] if config.type == "smolvla" else (batch[camera][:1] * 255).round()
-        saved[f"image{number}_0"] = picture[0].permute(1, 2, 0).to(torch.uint8).numpy()
-        one[camera] = picture.float() / 255
+        saved[f"image{number}_0"] = pictures[camera][0].permute(1, 2, 0).to(torch.uint8).numpy()
+        one[camera] = pictures[camera][:1].float() / 255
     given = {}
     if config.type == "smolvla":
-        noise = torch.randn(1, config.chunk_size, config.max_action_dim)
-        saved["noise_0"], given["noise"] = noise[0].numpy(), noise
-    chunk = policy.predict_action_chunk(before(one), **given)
-    saved |= {"normalised_chunk_0": chunk[0].numpy(), "chunk_0": after(chunk)[0].numpy()}
-    saved["state_0"] = saved["state_0"][0]
+        given["noise"] = torch.randn(1, config.chunk_size, config.max_action_dim)
+        saved["noise_0"] = given["noise"][0].numpy()
+    actions = policy.predict_action_chunk(processors[0](one), **given)
+    saved |= {"normalised_chunk_0": actions[0].numpy(), "chunk_0": processors[1](actions)[0].numpy()}
     np.savez_compressed(out / "reference.npz", **saved)
-    print("FOUND" + json.dumps(found))
 
 
 def originals(recording: Any, camera: str) -> torch.Tensor:
