@@ -20,7 +20,7 @@ def write(
     root: Path, clusters: Sequence[int], frames: int = 40, size: tuple[int, int] = (120, 160), name: str = "mug"
 ) -> Path:
     """`root` with one episode of each of `clusters`. size: (height, width) of the pictures."""
-    env = TeaBag(name, width=size[1], height=size[0], pose="ready")
+    env = TeaBag(name, width=size[1], height=size[0])
     writer = DatasetWriter(root, FPS, JOINTS, dict.fromkeys(CAMERAS, size))
     try:
         for number, cluster in enumerate(clusters):

@@ -124,12 +124,12 @@ def test_a_recipe_repeats_and_held_out_episodes_have_no_part_in_it(trained: tupl
 
     other = place / f"{policy}-dataset"
     shutil.copytree(place / "dataset", other)
-    (file,) = other.glob("data/*/*.parquet")
-    table = pq.read_table(file)
-    held_out = np.array(table["episode_index"]) == 1
-    spoilt = np.where(held_out[:, None], 1e3, np.stack(table["action"].to_pylist())).astype(np.float32)
-    column = pa.FixedSizeListArray.from_arrays(pa.array(spoilt.ravel()), 6)
-    pq.write_table(table.set_column(table.column_names.index("action"), table.field("action"), column), file)
+    for file in other.glob("data/*/*.parquet"):
+        table = pq.read_table(file)
+        held_out = np.array(table["episode_index"]) == 1
+        spoilt = np.where(held_out[:, None], 1e3, np.stack(table["action"].to_pylist())).astype(np.float32)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(spoilt.ravel()), 6)
+        pq.write_table(table.set_column(table.column_names.index("action"), table.field("action"), column), file)
     refused = run(place, "--recipe", whole / "recipe.json", "--dataset", other, "--output-dir", place / "refused")
     assert refused.returncode == 1
     assert "has other contents" in refused.stderr

@@ -33,7 +33,8 @@ class Samples:
 
     def batch(self, rows: Rows) -> Batch:
         """`observation.state` float32 [n, joints] and `action` [n, chunk, joints] in the dataset's units,
-        `action_is_pad` bool [n, chunk], `task`, and of each camera float32 in 0..1 or float16 tokens [n, 1, tokens, width]."""
+        `action_is_pad` bool [n, chunk], `task`, and of each camera float32 in 0..1 or float16 tokens
+        [n, 1, tokens, width]."""
         columns = self.recording.columns
         ahead = rows[:, None] + np.arange(self.chunk)
         ends = self._ends[rows][:, None]
