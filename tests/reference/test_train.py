@@ -181,3 +181,44 @@ def test_checkpoints_are_tried_on_the_simulated_task(trained: tuple[str, Path], 
     (row,) = table["checkpoints"]
     assert row["training"]["episodes"] == row["held_out"]["episodes"] == 1
     assert os.readlink(out / "checkpoints/best") == f"{STEPS:06}"
+
+
+def test_a_pretrained_vision_encoder_stays_as_it_was(place: Path) -> None:
+    """smolvla-small from the language model of another run: trained on cached vision tokens."""
+    first = place / "vlm-source"
+    done = run(place, *new("smolvla-small", place, first), "--val-frames", "0")
+    assert done.returncode == 0, done.stderr[-3000:]
+    saved = first / "checkpoints/last/pretrained_model"
+    shutil.copytree(saved / "vlm", place / "vlm")
+    with_lerobot(place, TAKE_VLM, saved / "model.safetensors", place / "vlm/model.safetensors")
+    out = place / "from-vlm"
+    done = run(place, *new("smolvla-small", place, out), "--vlm", place / "vlm")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "vision tokens" in done.stdout
+    after = out / "checkpoints/last/pretrained_model/model.safetensors"
+    changed = json.loads(with_lerobot(place, COMPARE_VLM, place / "vlm/model.safetensors", after))
+    assert changed["vision_model"] == changed["connector"] == 0.0
+    assert changed["text_model.layers"] > 0.0
+
+
+TAKE_VLM = """
+import sys
+from safetensors.torch import load_file, save_file
+own = "model.vlm_with_expert.vlm."
+save_file({k[len(own):]: v for k, v in load_file(sys.argv[1]).items() if k.startswith(own)}, sys.argv[2])
+"""
+COMPARE_VLM = """
+import json, sys
+from safetensors.torch import load_file
+a, b = (load_file(name) for name in sys.argv[1:])
+b = {k: b["model.vlm_with_expert.vlm." + k] for k in a}
+print(json.dumps({part: max(float((a[k] - b[k]).abs().max()) for k in a if part in k)
+                  for part in ("vision_model", "connector", "text_model.layers")}))
+"""
+
+
+def with_lerobot(place: Path, code: str, *words: Path) -> str:
+    done = subprocess.run([python(LEROBOT), "-c", code, *words], env=environment(place), text=True, capture_output=True,
+                          timeout=600, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
