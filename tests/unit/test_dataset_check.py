@@ -118,7 +118,7 @@ PICTURE_DEFECTS = {
     "a brighter lamp": (LEFT, [15], lit(np.array([1.2])), (), "lighting"),
     "clouds": (TOP, [15], lit(np.linspace(0.8, 1.2, recorded.FRAMES)[:, None, None, None]), (), "lighting"),
     "white on white": (TOP, range(30), faded, (), "contrast"),
-    "out of focus": (LEFT, range(10, 14), blurred, (), "focus"),
+    "out of focus": (TOP, range(10, 14), blurred, (), "focus"),
     "black for a while": (GRIPPER, [4], blackened, (), "dark_frames"),
     "frozen for a while": (TOP, [3], stuck, (), "frozen_frames"),
     "frames lost": (LEFT, [7], lambda frames: frames, (11, 12), "dropped_frames"),
@@ -403,7 +403,7 @@ def test_what_is_broken_is_named(copy: Path, said: str) -> None:
 
 def test_the_command(clean: Clean, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, figures = tmp_path / "r.html", tmp_path / "r.json"
-    words = ["--frames", "11", "--html", str(page), "--json", str(figures), "--validation-clusters", "10"]
+    words = ["--frames", "10", "--html", str(page), "--json", str(figures), "--validation-clusters", "11"]
     assert main(["dataset", "check", str(clean.root), *words]) == 0
     text = capsys.readouterr().out
     assert text.count("\ngood ") == len(TITLES) and "15 good" in text
