@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vlad.errors import ConfigError
 from vlad.evaluation import latency
 from vlad.evaluation.command import CONFIG, configured, main, result, text
-from vlad.evaluation.results import HELD_OUT, TRAINING, Episode, Result, group, groups, rms_jerk, wilson
+from vlad.evaluation.results import HELD_OUT, TRAINING, Episode, Result, group, groups, rms_jerk
 
 pytestmark = pytest.mark.skipif(find_spec("mujoco") is None, reason="the simulator needs mujoco")
 
@@ -26,6 +26,7 @@ from vlad.evaluation.simulated_time import Attempt, SimulatedTime, cases, cluste
 from vlad.evaluation.subject import ExpertPolicy, Subject, of_expert  # noqa: E402
 from vlad.evaluation.table import Case  # noqa: E402
 from vlad.sim.task import MUG, TASKS  # noqa: E402
+from vlad.wilson import wilson  # noqa: E402
 
 TEXTS = tuple(task.instruction for task in TASKS)
 CONFIGURED = configured(CONFIG, {})

@@ -22,6 +22,7 @@ from vlad.train import command, recipe, selection
 from vlad.train.recipe import POLICIES, Recipe, Settings
 from vlad.train.selection import Attempt, Score, Setting
 from vlad.train.split import Order, by_cluster, rows_of
+from vlad.wilson import wilson
 
 SETTING = Setting((120, 160), None, 0, "cpu")
 
@@ -199,15 +200,6 @@ class NoTorch:
 # --- selection -------------------------------------------------------------------------------
 
 
-def test_wilsons_interval() -> None:
-    # Newcombe 1998, table I: 81/263 and 15/148.
-    assert selection.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert selection.wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
-    assert selection.wilson(0, 20)[0] == pytest.approx(0, abs=1e-12)
-    assert selection.wilson(20, 20)[1] == pytest.approx(1)
-    assert selection.wilson(0, 0) == (0.0, 1.0)
-
-
 def test_attempts_are_spread_and_repeatable() -> None:
     made = selection.attempts(("mug", "plate"), (1, 2, 3), 12, seed=4)
     assert made == selection.attempts(("mug", "plate"), (1, 2, 3), 12, seed=4)
@@ -235,7 +227,7 @@ def test_the_best_is_good_on_both_kinds_of_start() -> None:
     assert found_successes == list(SUCCESSES.values())
     # The highest mean is that of step 40, the best on training starts step 10; 30 is no better than 20.
     assert selection.best(rows).step == 20
-    assert rows[1].worst == selection.wilson(11, 20)[0]
+    assert rows[1].worst == wilson(11, 20)[0]
     alone = selection.evaluated(found, fake, tries[0], [], setting=SETTING)
     assert alone[0].held_out is None
     assert selection.best(alone).step == 10
@@ -254,4 +246,4 @@ def test_a_name_that_is_no_evaluator_is_refused(name: str) -> None:
 
 
 def test_a_score_says_its_interval() -> None:
-    assert selection.score([True, False, True, True]) == Score(4, 3, *selection.wilson(3, 4))
+    assert selection.score([True, False, True, True]) == Score(4, 3, *wilson(3, 4))

@@ -5,7 +5,6 @@ Times in s unless the name says ms; positions in rad.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlad.report_figures import quantile
+from vlad.wilson import wilson
 
 FORMAT = 1
-Z_95 = 1.959963984540054  # of a two-sided 95 % interval
 JERK_WINDOW = 21  # goals of 10 ms
 TRAINING, HELD_OUT = "training", "held-out"
 
@@ -100,21 +99,6 @@ class Result(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     episodes: list[Episode]
     notes: list[str] = []
 
-
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % interval of a share, by Wilson's score; (0, 1) of no trials.
-
-    Source: Wilson, "Probable Inference, the Law of Succession, and Statistical Inference" (1927).
-    """
-    if not 0 <= successes <= trials:
-        raise ValueError(f"{successes} successes of {trials}")
-    if not trials:
-        return 0.0, 1.0
-    share, z2 = successes / trials, Z_95 * Z_95
-    middle = (share + z2 / (2 * trials)) / (1 + z2 / trials)
-    half = Z_95 / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials * trials))
-    # At either end rounding would leave the share itself outside.
-    return (0.0 if successes == 0 else middle - half), (1.0 if successes == trials else middle + half)
 
 
 def rms_jerk(goals: NDArray[np.float64], period_s: float) -> float | None:

@@ -7,7 +7,6 @@ nearly the loss of one that is not. No torch is imported here.
 from __future__ import annotations
 
 import importlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ from typing import Any
 import msgspec
 
 from vlad.errors import ConfigError
+from vlad.wilson import wilson
 
 ROLLOUT = "vlad.train.rollout:evaluate"
-_Z_95 = 1.959963984540054
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +70,6 @@ def attempts(tasks: Sequence[str], clusters: Sequence[int], count: int, seed: in
 def score(found: Sequence[bool]) -> Score:
     low, high = wilson(sum(found), len(found))
     return Score(len(found), sum(found), low, high)
-
-
-def wilson(successes: int, episodes: int) -> tuple[float, float]:
-    """The 95 % interval of a success rate; Wilson 1927. (0, 1) of no episodes."""
-    if not episodes:
-        return 0.0, 1.0
-    rate, z2 = successes / episodes, _Z_95**2 / episodes
-    middle = (rate + z2 / 2) / (1 + z2)
-    half = math.sqrt(rate * (1 - rate) * z2 + z2**2 / 4) / (1 + z2)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def evaluated(
