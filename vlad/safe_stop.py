@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from vlad.arm import TICKS_PER_TURN, Joint
 from vlad.errors import DeviceError
+from vlad.whole_file import write_whole
 
 
 def program() -> Path:
@@ -32,17 +32,7 @@ def write_state(
         f"following-limit-ticks={round(following_limit_rad * TICKS_PER_TURN / math.tau)}",
         *(f"gripper={joint.id}" for joint in joints if joint.gripper),
     ]
-    new = path.with_name(path.name + ".new")
     try:
-        with new.open("w", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # else the name may outlive a power cut and the content not
-        os.replace(new, path)
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        write_whole(path, ("\n".join(lines) + "\n").encode())
     except OSError as error:
         raise DeviceError(f"{path}: {error.strerror}") from error

@@ -15,6 +15,7 @@ from vlad.build.safetensors import sha256
 from vlad.bundle import Bundle
 from vlad.errors import BundleError
 from vlad.manifest import File, Manifest
+from vlad.whole_file import sync_directory
 
 
 def file_entry(root: Path, path: str) -> File:
@@ -97,9 +98,5 @@ def _put_in_place(partial: Path, target: Path) -> None:
         if aside.exists():
             os.rename(aside, target)
         raise
-    parent = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+    sync_directory(target.parent)
     shutil.rmtree(aside, ignore_errors=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 from vlad.argument_types import count
 from vlad.build.progress import Progress
 from vlad.errors import VladError
+from vlad.whole_file import write_whole
 
 BAD, UNKNOWN = 1, 2
 PICTURES = 20
@@ -76,14 +76,8 @@ def _check(options: argparse.Namespace) -> int:
     if options.html is not None:
         from vlad.dataset.page import page
 
-        _write(options.html, page(found))
+        write_whole(options.html, page(found).encode())
     if options.json is not None and str(options.json) != "-":
-        _write(options.json, document + "\n")
+        write_whole(options.json, document.encode() + b"\n")
     print(document if str(options.json) == "-" else in_words(found))
     return 0 if found.ok else BAD
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from vlad.whole_file import sync_directory
+
 CHUNK_FILES = 1000  # LeRobot's chunks_size: so many files in a directory
 
 
@@ -50,7 +52,7 @@ def put_in_place(made: Path, final: Path) -> None:
         os.fsync(file.fileno())
     final.parent.mkdir(parents=True, exist_ok=True)
     os.replace(made, final)
-    _sync_directory(final.parent)
+    sync_directory(final.parent)
 
 
 def write_whole(final: Path, data: bytes, staging: Path) -> None:
@@ -68,11 +70,3 @@ def empty_directory(path: Path) -> None:
     """Makes it, or makes it empty."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

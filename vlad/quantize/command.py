@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from vlad.quantize.results import results
 from vlad.quantize.schemes import SCHEMES
 from vlad.quantize.study import Quantiser, Settings
 from vlad.quantize.writer import write_bundle
+from vlad.whole_file import write_whole
 
 
 def parser() -> argparse.ArgumentParser:
@@ -110,8 +110,8 @@ def main(argv: Sequence[str]) -> int:
         from vlad.quantize.report import page
 
         args.report.parent.mkdir(parents=True, exist_ok=True)
-        _write(args.report, page(found))
-        _write(args.report.with_suffix(".json"), json.dumps(found, indent=1))
+        write_whole(args.report, page(found).encode())
+        write_whole(args.report.with_suffix(".json"), json.dumps(found, indent=1).encode())
     if args.json:
         print(json.dumps(found, indent=1))
     if written is None:
@@ -120,12 +120,6 @@ def main(argv: Sequence[str]) -> int:
     if not args.json:
         print(_text(found, written, args.report))
     return 0
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def _text(found: dict[str, Any], written: Bundle, report: Path | None) -> str:

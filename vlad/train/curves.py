@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vlad.train.recipe import replace_file
+from vlad.whole_file import write_whole
 
 NAME, PLOT = "curves.json", "curves.svg"
 Point = dict[str, Any]
@@ -25,7 +25,7 @@ class Curves:
 
     def write(self) -> None:
         text = json.dumps({"training": self.training, "validation": self.validation}, indent=1)
-        replace_file(self._out / NAME, text.encode() + b"\n")
+        write_whole(self._out / NAME, text.encode() + b"\n")
 
     def plot(self) -> None:
         import matplotlib
@@ -49,7 +49,7 @@ class Curves:
             text = svg(figure)
         if "xmlns=" not in text[:400]:
             text = text.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
-        replace_file(self._out / PLOT, text.encode())
+        write_whole(self._out / PLOT, text.encode())
 
 
 def _line(points: list[Point], name: str) -> tuple[list[float], list[float]]:

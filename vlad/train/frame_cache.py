@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from torch.nn.functional import interpolate
 
 from vlad.build.bundle_directory import replacing
+from vlad.build.safetensors import sha256
 from vlad.dataset.reader import Recording, video_moment, video_pattern
 from vlad.errors import BundleError, DatasetError
-from vlad.train.recipe import file_sha256
 
 Pictures = NDArray[Any]
 Make = Callable[[Path], Mapping[str, Any]]
@@ -105,14 +105,14 @@ def entry(cache: Path, name: str, make: Make, wanted: Sequence[str]) -> dict[str
             with replacing(target, rooms=()) as partial:
                 files = make(partial)
                 (partial / _ENTRY).write_text(json.dumps(
-                    {what: {"file": file, "sha256": file_sha256(partial / file)} for what, file in files.items()}
+                    {what: {"file": file, "sha256": sha256(partial / file)} for what, file in files.items()}
                 ))  # fmt: skip
     kept = json.loads((target / _ENTRY).read_text())
     if missing := sorted(set(wanted) - set(kept)):
         raise DatasetError(f"{target}: has no {missing[0]}; delete it, and it is made again")
     for what in wanted:
         file = target / kept[what]["file"]
-        if file_sha256(file) != kept[what]["sha256"]:
+        if sha256(file) != kept[what]["sha256"]:
             raise DatasetError(f"{file}: is damaged (its hash is another); delete {target}, and it is made again")
     return {what: np.load(target / kept[what]["file"], mmap_mode="r") for what in wanted}
 

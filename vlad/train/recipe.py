@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from vlad.build.safetensors import sha256
 from vlad.errors import ConfigError
+from vlad.whole_file import write_whole
 
 NAME = "recipe.json"
 FORMAT = 1
@@ -83,7 +84,7 @@ POLICIES: Mapping[str, Mapping[str, Any]] = {
 
 def write(recipe: Recipe, file: Path) -> None:
     """Put in place at once."""
-    replace_file(file, msgspec.json.format(msgspec.json.encode(recipe), indent=1) + b"\n")
+    write_whole(file, msgspec.json.format(msgspec.json.encode(recipe), indent=1) + b"\n")
 
 
 def read(file: Path) -> Recipe:
@@ -126,20 +127,5 @@ def tree_sha256(root: Path, directories: Iterable[str] = ("meta", "data", "video
         for file in sorted(p for p in (root / directory).rglob("*") if p.is_file()):
             name = file.relative_to(root)
             if not any(part.startswith(".") for part in name.parts):
-                whole.update(f"{name}\0{file_sha256(file)}\n".encode())
+                whole.update(f"{name}\0{sha256(file)}\n".encode())
     return whole.hexdigest()
-
-
-def file_sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def replace_file(file: Path, data: bytes) -> None:
-    """`file` holds `data`, or what it held before, whenever the process or the power ends."""
-    partial = file.with_name(f".{file.name}.partial")
-    with partial.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, file)

@@ -21,6 +21,7 @@ from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
 from lerobot.utils.random_utils import set_seed
 
 import vlad
+from vlad.build.safetensors import sha256
 from vlad.dataset.reader import Recording
 from vlad.errors import ConfigError
 from vlad.train import checkpoint, policies, recipe, vision_cache
@@ -42,7 +43,7 @@ def prepare(settings: Settings, recording: Recording) -> Recipe:
     sources = {}
     for what, directory in (("policy", Path(settings.policy)), ("vlm", Path(settings.vlm or ""))):
         if (directory / policies.WEIGHTS).is_file():
-            sources[what] = recipe.file_sha256(directory / policies.WEIGHTS)
+            sources[what] = sha256(directory / policies.WEIGHTS)
     versions = {"vlad": vlad.__version__, "python": platform.python_version()}
     versions |= {name: packages.version(name) for name in _VERSIONS}
     on_gpu = settings.device.startswith("cuda")

@@ -11,8 +11,8 @@ import msgspec
 from vlad.dataset.reader import read_recording
 from vlad.errors import ConfigError
 from vlad.train import recipe, selection
-from vlad.train.recipe import replace_file
 from vlad.train.selection import Row, Score, Setting
+from vlad.whole_file import write_whole
 
 TABLE, BEST = "selection.json", "best"
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     table = {"chosen": chosen.step, "rule": "highest lower bound of both success rates", "clusters": trained,
              "val_clusters": settings.val_clusters, "tasks": tasks, "seed": options.seed,
              "evaluate": options.evaluate, "checkpoints": rows}  # fmt: skip
-    replace_file(options.run / TABLE, msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n")
+    write_whole(options.run / TABLE, msgspec.json.format(msgspec.json.encode(table), indent=1) + b"\n")
     checkpoint.point(options.run, BEST, found[chosen.step].parent)
     print(f"chosen: step {chosen.step}, {options.run}/checkpoints/{BEST} (the highest worst bound; of equal ones the "
           "earliest)")  # fmt: skip
