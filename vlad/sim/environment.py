@@ -105,11 +105,6 @@ class TeaBag(gymnasium.Env[dict[str, Any], Floats]):
         self.observation_space = spaces.Dict(seen)
 
     @property
-    def picture_size(self) -> tuple[int, int]:
-        """Width and height of the pictures; (0, 0) without cameras."""
-        return self._size or (0, 0)
-
-    @property
     def goal_rad(self) -> npt.NDArray[np.float64]:
         """The goals in force (6,), rad."""
         return self._goal_rad.copy()

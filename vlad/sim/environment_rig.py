@@ -50,24 +50,31 @@ class EnvironmentRig:
     """A TeaBag environment that is begun, stepped and judged by a recording.
 
     seed: of all episodes. clusters: drawn from, one after another in turn, so that each has its share. recovery_share:
-    of the episodes that begin with a miss. Its times are simulated ns since the first episode.
+    of the episodes that begin with a miss. cameras, size: what is drawn, and its width and height. Its times are
+    simulated ns since the first episode.
     """
 
     robot_type, live, fps = "so101_follower", False, FPS
 
     def __init__(
-        self, env: TeaBag, seed: int, clusters: Sequence[int], recovery_share: float, cameras: Sequence[str]
+        self,
+        env: TeaBag,
+        seed: int,
+        clusters: Sequence[int],
+        recovery_share: float,
+        *,
+        cameras: Sequence[str],
+        size: tuple[int, int],
     ) -> None:
         self._env = env
         self._seed, self._clusters, self._recovery_share = seed, tuple(clusters), recovery_share
         self.joints = tuple(_joint(name, env) for name in JOINTS)
         self._expert: Expert | None = None
         self._draw = _Draw(0, (0.0, 0.0))
-        self._seen: Mapping[str, object] = {}
         self._now_ns = self._begun_ns = self._done_ns = 0
         self._over = False
-        width, height = env.picture_size
-        self.cameras = {name: (height, width) for name in cameras}
+        self._size = size
+        self.cameras = {name: (size[1], size[0]) for name in cameras}
 
     def start(self) -> None: ...
 
@@ -79,21 +86,19 @@ class EnvironmentRig:
         self._draw = _Draw(cluster, miss)
         pose = POSES["rest"] + np.append(random.normal(0, POSE_NOISE_RAD, len(JOINTS) - 1), 0.0)
         options = {"start": start, "pose": pose}
-        self._seen, _ = self._env.reset(seed=int(random.integers(2**31)), options=options)
+        self._env.reset(seed=int(random.integers(2**31)), options=options)
         self._expert = self._env.expert(miss)
         self._begun_ns, self._done_ns, self._over = self._now_ns, 0, False
 
     def observe(self) -> Moment:
-        pictures = self._seen["pixels"]
-        assert isinstance(pictures, Mapping)
-        shown = {name: pictures[name] for name in self.cameras}
+        shown = {name: self._env.world.render(name, *self._size) for name in self.cameras}
         state = self._env.to_core(self._env.world.joint_rad())
         return Moment(self._now_ns, state, shown, (self._now_ns,) * (1 + len(shown)))
 
     def act(self, goal: Floats | None) -> Floats:
         env = self._env
         action = env.to_degrees(env.goal_rad) if goal is None else env.units.from_core(goal)
-        self._seen, _, done, over, _ = env.step(action.astype(np.float32))
+        _, _, done, over, _ = env.step(action.astype(np.float32))
         self._now_ns += PERIOD_NS
         if done and not self._done_ns:
             self._done_ns = self._now_ns
@@ -193,8 +198,8 @@ def open_environment(arguments: argparse.Namespace) -> tuple[EnvironmentRig, Scr
     clusters = arguments.clusters or TRAINING
     if bad := [cluster for cluster in clusters if not 1 <= cluster <= len(CLUSTERS)]:
         raise ConfigError(f"--clusters: there are 1 to {len(CLUSTERS)}, not {bad[0]}")
-    env = TeaBag(
-        task.target, variation=arguments.variation, width=arguments.width, height=arguments.height,
-    )  # fmt: skip
-    rig = EnvironmentRig(env, arguments.seed, clusters, arguments.recovery_share, arguments.cameras or CAMERAS)
+    env = TeaBag(task.target, variation=arguments.variation, cameras=False)
+    size = (arguments.width, arguments.height)
+    shown = arguments.cameras or CAMERAS
+    rig = EnvironmentRig(env, arguments.seed, clusters, arguments.recovery_share, cameras=shown, size=size)
     return rig, ScriptedExpert(rig)
