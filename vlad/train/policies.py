@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import transformers
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.datasets.factory import IMAGENET_STATS
@@ -139,8 +138,7 @@ def metadata(recording: Recording) -> LeRobotDatasetMetadata:
 
 def make(config: PreTrainedConfig, settings: Settings, meta: LeRobotDatasetMetadata) -> Made:
     """The policy with the weights that training begins from. Draws from torch's random state. Raises ConfigError."""
-    if transformers.__version__.startswith(("4.55.", "4.56.", "4.57.")):
-        use_exact_positions()
+    use_exact_positions()
     try:
         policy = make_policy(config, ds_meta=meta)
     except (OSError, ValueError) as error:

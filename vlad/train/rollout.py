@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 from numpy.typing import NDArray
@@ -30,8 +29,7 @@ _PREFIX = "observation.images."
 def evaluate(checkpoint: Path, attempts: Sequence[Attempt], setting: Setting) -> list[bool]:
     """Whether each attempt succeeded, in order. The same attempts begin alike for every checkpoint, and the flow's
     noise is drawn from the attempt's seed. Raises ConfigError for a policy of another robot."""
-    if transformers.__version__.startswith(("4.55.", "4.56.", "4.57.")):
-        use_exact_positions()
+    use_exact_positions()
     config = PreTrainedConfig.from_pretrained(checkpoint)
     config.device = setting.device
     policy = get_policy_class(config.type).from_pretrained(checkpoint, config=config).eval()
@@ -40,14 +38,14 @@ def evaluate(checkpoint: Path, attempts: Sequence[Attempt], setting: Setting) ->
     if unknown := sorted(set(cameras) - set(CAMERAS)):
         raise ConfigError(f"{checkpoint}: looks through camera {unknown[0]}; the simulation has {', '.join(CAMERAS)}")
     size = PictureSize(exact=setting.exact)
-    found = []
-    for attempt in attempts:
-        env = TeaBag(attempt.task, cameras=False)
-        try:
-            found.append(_succeeds(env, attempt, policy, processors, cameras, size, setting))
-        finally:
+    envs = {task: TeaBag(task, cameras=False) for task in {attempt.task for attempt in attempts}}
+    try:
+        return [
+            _succeeds(envs[attempt.task], attempt, policy, processors, cameras, size, setting) for attempt in attempts
+        ]
+    finally:
+        for env in envs.values():
             env.close()
-    return found
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]
