@@ -221,7 +221,7 @@ class Demo:
         print(f"loaded {loaded['name']}: {loaded['load_check']}")
         task = self.options.task or loaded["tasks"][0]
         self.call("task", text=task)
-        self._wait_engageable()
+        self.wait_engageable()
         self.call("engage")
         print(f"engaged: {task!r}")
         view = _View(seconds)
@@ -261,7 +261,7 @@ class Demo:
         with contextlib.suppress(DeviceError):  # held again meanwhile: the next look tells
             self.call("resume")
 
-    def _wait_engageable(self) -> None:
+    def wait_engageable(self) -> None:
         end = time.monotonic() + 20.0
         while why := self.call("status")["why_not_engageable"]:
             if time.monotonic() > end:

@@ -90,7 +90,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
+class Choice:
     """A rung that can be taken: the cameras it would encode, and when its chunk is expected."""
 
     rung: Rung
@@ -194,7 +194,7 @@ class Scheduler:
             if not view.observation_ready:
                 self.cause = Starve.STAGE
                 return None
-            full = _Choice(FULL, self.config.cameras, self.latency.predict_ns())
+            full = Choice(FULL, self.config.cameras, self.latency.predict_ns())
             return self._admit(view, full, t_execution_ns=0)
         if self.config.mode == "sync":
             self.cause = Starve.SYNC
@@ -212,19 +212,19 @@ class Scheduler:
 
     def _best_rung(
         self, t_execution_ns: int, prerequisite: Callable[[Rung], Prerequisite] | None
-    ) -> _Choice | None:
+    ) -> Choice | None:
         """The first rung that can be taken and is expected before the arm brakes. Where there is
         none, the fastest, if it is expected before the queue is empty; else, because refusing is a
         stop for certain, the one that is likely to arrive before the arm brakes."""
         brake_ns = 2 * self.config.lookahead_ns + self.config.period_ns
         lacking: dict[Rung, str] = {}
-        able: list[_Choice] = []
+        able: list[Choice] = []
         for rung in self.rungs:
             way = self._way(rung, prerequisite)
             if way.lacking:
                 lacking[rung] = way.lacking
                 continue
-            choice = _Choice(rung, way.encode, self.latency.predict_ns(rung, way.encode))
+            choice = Choice(rung, way.encode, self.latency.predict_ns(rung, way.encode))
             if choice.predicted_ns + brake_ns < t_execution_ns:
                 self._count_passed(rung, lacking)
                 return choice
@@ -240,7 +240,7 @@ class Scheduler:
         self.counts.tight += 1
         return tight
 
-    def _refuse(self, t_execution_ns: int, able: list[_Choice], lacking: dict[Rung, str]) -> None:
+    def _refuse(self, t_execution_ns: int, able: list[Choice], lacking: dict[Rung, str]) -> None:
         if self._refused_since_last:
             return  # told and counted once, not once a tick
         self._refused_since_last = True
@@ -267,7 +267,7 @@ class Scheduler:
             return Prerequisite(self.config.cameras)
         return Prerequisite(lacking=NOTHING_TO_REUSE) if prerequisite is None else prerequisite(rung)
 
-    def _admit(self, view: View, choice: _Choice, *, t_execution_ns: int) -> Request:
+    def _admit(self, view: View, choice: Choice, *, t_execution_ns: int) -> Request:
         cold = t_execution_ns == 0
         self._seq += 1
         self._refused_since_last = False

@@ -31,7 +31,7 @@ from vlad.evaluation.table import Case, Planner
 from vlad.inference import Merge
 from vlad.manifest import ActManifest
 from vlad.policy_loading import merge_of
-from vlad.scheduler import Scheduler, _Choice
+from vlad.scheduler import Choice, Scheduler
 from vlad.sim.world import World
 
 LATENCIES_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0)
@@ -48,9 +48,9 @@ Floats = NDArray[np.float64]
 class Eager(Scheduler):
     """Without the check at admission: what is due is asked for, however late it will come."""
 
-    def _best_rung(self, t_execution_ns: int, prerequisite: Any) -> _Choice | None:
+    def _best_rung(self, t_execution_ns: int, prerequisite: Any) -> Choice | None:
         choice = super()._best_rung(t_execution_ns, prerequisite)
-        return choice or _Choice(self.rungs[0], self.config.cameras, self.latency.predict_ns())
+        return choice or Choice(self.rungs[0], self.config.cameras, self.latency.predict_ns())
 
 
 def parser() -> argparse.ArgumentParser:

@@ -118,7 +118,7 @@ class Session:
 
     def _attempt(self, case: Case) -> tuple[Episode, list[Pose]]:
         demo = self.demo
-        demo._wait_engageable()
+        demo.wait_engageable()
         before, seen = demo.look(), len(demo.events)
         demo.call("engage")
         begin_ns, holds, ended = now_ns(), 0, "time limit"
