@@ -248,6 +248,7 @@ ENVIRONMENT = {"observation.environment_state": {"type": "ENV", "shape": [4]}}
 TOP_STD = "observation.images.top.std"
 REFUSALS: dict[str, tuple[Change, str]] = {
     "history": (config(n_obs_steps=2), "n_obs_steps = 2 is not supported"),
+    "a setting of another LeRobot": (config(attend_backwards=True), "settings ['attend_backwards'] are not known"),
     "a bottleneck backbone": (config(vision_backbone="resnet50"), "'resnet50' is not supported (accepted: ['"),
     "more layers than weights": (config(vision_backbone="resnet34"), "layer1.2.bn1.weight' is missing"),
     "dilation": (config(replace_final_stride_with_dilation=True), "replace_final_stride_with_dilation"),

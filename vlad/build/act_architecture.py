@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlad.build.safetensors import SafeTensors
-from vlad.build.setting import Chunk, Count, Size, read_features, read_setting, read_width
+from vlad.build.setting import Chunk, Count, Size, read_features, read_setting, read_width, refuse_unknown
 from vlad.errors import BundleError
 from vlad.manifest import Coefficient
 
@@ -29,6 +29,25 @@ _SUPPORTED: dict[str, tuple[Any, ...]] = {
     # glu halves the width, which LeRobot's second linear layer does not take.
     "feedforward_activation": ("relu", "gelu"),
 }
+
+# Read, and built as it says.
+_READ = frozenset(
+    {
+        "type", "input_features", "output_features", "normalization_mapping", "chunk_size", "n_action_steps",
+        "dim_model", "n_heads", "dim_feedforward", "pre_norm", "n_encoder_layers", "n_decoder_layers",
+        "use_vae", "latent_dim", "temporal_ensemble_coeff",
+    }
+)  # fmt: skip
+
+# No trace in the chunk of one observation: of training (the encoder of its latent included), of the hub, of a device.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "pretrained_backbone_weights", "n_vae_encoder_layers", "dropout", "kl_weight",
+        "optimizer_lr", "optimizer_weight_decay", "optimizer_lr_backbone",
+        "device", "use_amp", "push_to_hub", "repo_id", "private", "tags", "license", "pretrained_path",
+        "pretrained_revision",
+    }
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,6 +96,8 @@ def read_act(file: Path, config: dict[str, Any], weights: SafeTensors) -> ActArc
     for key, accepted in _SUPPORTED.items():
         if key in config and config[key] not in accepted:
             raise BundleError(f"{file}: {key} = {config[key]!r} is not supported (accepted: {list(accepted)})")
+
+    refuse_unknown(file, config, _READ | _SUPPORTED.keys() | _WITHOUT_EFFECT)
 
     def read(key: str, kind: Any) -> Any:
         return read_setting(file, config, key, kind)

@@ -6,6 +6,7 @@ Bounds of what a bundle states are the manifest's; here the message has the name
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Set
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -55,3 +56,13 @@ def read_width(file: Path, config: dict[str, Any], key: str, name: str, kind: st
             "supported"
         )
     return found.shape[0]
+
+
+def refuse_unknown(file: Path, config: dict[str, Any], known: Set[str]) -> None:
+    """Raises BundleError for a key of `config` that is not `known`."""
+    unknown = sorted(config.keys() - known)
+    if unknown:
+        raise BundleError(
+            f"{file}: settings {unknown} are not known: of a LeRobot newer than this vlad? Whether they change what "
+            "the policy computes is unknown"
+        )

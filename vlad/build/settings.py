@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from vlad.build.setting import Chunk, Count, read_features, read_setting, read_width
+from vlad.build.setting import Chunk, Count, read_features, read_setting, read_width, refuse_unknown
 from vlad.errors import BundleError
 
 # Read, and built as it says.
@@ -87,12 +87,7 @@ def read_settings(file: Path, config: dict[str, Any]) -> Settings:
     for key, (accepted, why) in REFUSED.items():
         if key in config and config[key] not in accepted:
             raise BundleError(f"{file}: {key} = {config[key]!r} is not supported: {why}")
-    unknown = sorted(config.keys() - READ - REFUSED.keys() - WITHOUT_EFFECT)
-    if unknown:
-        raise BundleError(
-            f"{file}: settings {unknown} are not known: of a LeRobot newer than this vlad? Whether they change what "
-            "the policy computes is unknown"
-        )
+    refuse_unknown(file, config, READ | REFUSED.keys() | WITHOUT_EFFECT)
 
     def read(key: str, kind: Any) -> Any:
         return read_setting(file, config, key, kind)
