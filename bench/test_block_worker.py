@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tools.sweep_bundle import build_bundle
 from vlad import bundle as bundles
 from vlad.backend import CPU, Threads, load_block
 from vlad.block_process import Setting
 from vlad.block_workers import BlockWorker
 from vlad.bundle import Bundle
-from vlad.demo import build_bundle
 
 ROOT = Path(__file__).parents[1]
 CALLS = int(os.environ.get("VLAD_BENCH_CALLS", "1000"))

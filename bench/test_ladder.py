@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from record_sweep import Recorder
 from sweep_motion import FPS, MIDDLE, TASKS
 
+from tools.sweep_bundle import build_bundle
 from vlad import bundle as bundles
-from vlad.demo import build_bundle
 from vlad.ladder import FULL, parse_rung
 from vlad.pass_cost import measure_pass
 from vlad.policy import Policy

@@ -21,8 +21,8 @@ import pytest
 
 from tests import tiny_smolvla
 from tests.reference.test_smolvla_chunks import checkpoint
+from tools.sweep_bundle import build_bundle
 from vlad import bundle as bundles
-from vlad.demo import build_bundle
 from vlad.plan.measure import Meter, quantise, session
 from vlad.plan.prediction import predict
 from vlad.plan.work import of_manifest

@@ -53,7 +53,8 @@ of a period fits into 80 % of it; a rest pose has every joint, inside its limits
 before the servo loop.
 
 Examples: `configs/so101.toml` (a real SO-101), `configs/so101-sim.toml` (the simulated one),
-`configs/imx95.toml` (on the i.MX 95, threads pinned).
+`configs/teabag-sim.toml` (the same with what the shipped policy needs), `configs/imx95.toml` (on the i.MX 95,
+threads pinned).
 """
 
 

@@ -1,48 +1,46 @@
 """`vlad demo`: simulated robot + real daemon + shipped policy; ends by itself with a report.
 
-Exit status 1 when the arm did not move, a fault was latched, or the simulator's recording of the
-bus shows a goal out of limits or more than one step from its predecessor.
+A policy that knows one of the table's two tasks makes attempts at it, each from another start, until the time is over;
+any other just moves. Exit status 1 when the arm did not move, no attempt succeeded, a fault was latched, or the
+simulator's recording of the bus shows a goal out of limits or more than one step from its predecessor.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import itertools
 import json
-import os
 import platform
 import shutil
-import signal
-import subprocess
+import statistics
 import sys
 import tempfile
-import time
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import vlad
-from vlad import config as configuration
 from vlad.argument_types import seconds
-from vlad.cli import Declined, Unreachable, ask
 from vlad.errors import DeviceError, VladError
+from vlad.evaluation.pictures import Pose
 from vlad.queue_plot import draw
 from vlad.report import gather, write
 from vlad.servo import now_ns
+from vlad.sim import port_client
+from vlad.sim.film import write_film
+from vlad.sim.session import READY_S, SimulatedSession, alone
+from vlad.sim.start import CLUSTERS
+from vlad.sim.task import TASKS, TIME_LIMIT_S, Task
 from vlad.wire_witness import Verdict, judge
 
-ROOT = Path(__file__).resolve().parent.parent
-SWEEP = ROOT / "assets/sweep"
-CONFIG = ROOT / "configs/so101-sim.toml"
+TEABAG = Path(__file__).resolve().parent / "policies/teabag.vlad"
+CONFIG = Path(__file__).resolve().parent.parent / "configs/teabag-sim.toml"
 MOVED_TICKS = 100  # about 9 degrees: less is not "the arm moved"
 MAX_RESUMES = 5  # holds of a busy PC, each with its event
 ENGAGED_SHARE = 0.8  # of the time asked for: such a hold takes a second or two
-CAMERAS = "vlad-sim"  # prefix of the simulated cameras in CONFIG
-POLL_S = 0.05
-READY_S = 120.0
 
 
 def main(argv: Sequence[str]) -> int:
@@ -50,7 +48,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=seconds, default=60.0, help="engaged time (60)")
     parser.add_argument("--out", type=Path, default=Path("build/demo"), help="build/demo")
     parser.add_argument("--config", type=Path, default=CONFIG)
-    parser.add_argument("--bundle", type=Path, help="default: built from the shipped checkpoint")
+    parser.add_argument("--bundle", type=Path, default=TEABAG,
+                        help="default: the shipped one, which puts a tea bag in a mug")
     parser.add_argument("--task", help="default: the bundle's first task")
     parser.add_argument("--mode", choices=("async", "sync"), default="async")
     parser.add_argument("--seed", type=int, default=0)
@@ -61,8 +60,7 @@ def main(argv: Sequence[str]) -> int:
     started = now_ns()
     try:
         with alone(out), tempfile.TemporaryDirectory(prefix="vlad-demo-") as private:  # mode 0700
-            bundle = options.bundle or build_bundle(out)
-            demo = Demo(options, out.resolve(), bundle.resolve(), Path(private))
+            demo = Demo(options, out.resolve(), options.bundle.resolve(), Path(private))
             with demo.running():
                 demo.drive(options.seconds)
             return demo.conclude((now_ns() - started) / 1e9)
@@ -71,214 +69,73 @@ def main(argv: Sequence[str]) -> int:
         return 1
 
 
-@contextlib.contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """DeviceError while another demo writes there."""
-    descriptor = os.open(out, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise DeviceError(f"{out}: another demo writes there: give this one another --out") from None
-    finally:
-        os.close(descriptor)
+@dataclass(slots=True)
+class Attempt:
+    """One time at the task, from engage on. ended: "success", "time limit" or "fault"."""
+
+    cluster: int
+    ended: str = "time limit"
+    seconds: float = 0.0
+    poses: list[Pose] = field(default_factory=list)
 
 
-def private_config(path: Path, directory: Path, camera_prefix: str) -> Path:
-    """A copy of a configuration whose bus, sockets, flight records and cameras are this run's alone.
-
-    Raises ConfigError, as vlad.config.load() does for `path`.
-    """
-    configuration.load(path, machine=False)
-    given = tomllib.loads(path.read_text())
-    given["arm"] |= {"port": str(directory / "bus"),
-                     "calibration": str((path.parent / given["arm"]["calibration"]).resolve())}
-    given["control"] = given.get("control", {}) | {"socket": str(directory / "vlad.sock")}
-    given["flight"] = given.get("flight", {}) | {"directory": str(directory / "flight")}
-    given["flight"].pop("memory", None)
-    for camera in given.get("camera", []):
-        camera["source"] = camera["source"].replace(f"shm:{CAMERAS}-", f"shm:{camera_prefix}-", 1)
-    copy = directory / "vlad.toml"
-    copy.write_text("".join(f"{key} = {as_toml(value)}\n" for key, value in given.items()))
-    return copy
-
-
-def as_toml(value: object) -> str:
-    """Of what tomllib gives, dates apart."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{json.dumps(key)} = {as_toml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(as_toml, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
-
-
-def build_bundle(out: Path) -> Path:
-    """The shipped checkpoint as a bundle, built once by `vlad build`."""
-    from vlad.build.command import main as build
-
-    target = out / "sweep.vlad"
-    if target.exists():
-        return target
-    checkpoint = SWEEP / "checkpoint"
-    if not checkpoint.exists():
-        raise DeviceError(f"{checkpoint} is not there: run the demo from a source tree")
-    print("building the bundle from the shipped LeRobot checkpoint")
-    status = build([str(checkpoint), "--dataset", str(SWEEP / "dataset"),
-                    "--units", "degrees", "-o", str(target)])
-    if status:
-        raise DeviceError(f"vlad build ended with status {status}")
-    return target
-
-
-class Demo:
-    """The two processes, the session with the daemon, and what was seen of it.
-
-    private: a directory for this run alone.
-    """
+class Demo(SimulatedSession):
+    """A session with one bundle, and the verdict on it."""
 
     def __init__(self, options: argparse.Namespace, out: Path, bundle: Path, private: Path) -> None:
-        self.options = options
-        self.out = out
+        super().__init__(options, out, private)
         self.bundle = bundle
-        config = private_config(options.config, private, private.name)
-        self.config = configuration.load(config, machine=False)
-        self.socket = Path(self.config.control.socket)
-        self.recording = out / "bus.jsonl"
-        me = [sys.executable, "-m", "vlad.main"]
-        self.port = private / "sim.sock"
-        shot = self.config.cameras[0] if self.config.cameras else None  # the simulator's are all alike
-        shape = () if shot is None else ("--width", shot.width, "--height", shot.height, "--fps", shot.fps)
-        self.commands = {
-            "sim": [*me, "sim", "--bus", self.config.arm.port, "--seed", str(options.seed),
-                    "--record", str(self.recording), "--faults", str(self.port),
-                    "--camera-prefix", private.name, *map(str, shape)],
-            "daemon": [*me, "run", "--config", str(config), "--socket", str(self.socket),
-                       "--mode", options.mode, *(["--workers"] if options.workers else [])],
-        }
-        self.samples: list[dict[str, Any]] = []
-        self.events: list[dict[str, Any]] = []
-        self.final: dict[str, Any] = {}
-        self.resumes = 0
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """Both processes up and the daemon answering; both down again whatever happens."""
-        self.recording.unlink(missing_ok=True)
-        processes: list[subprocess.Popen[bytes]] = []
-        with contextlib.ExitStack() as stack:
-            stack.callback(_end, processes)
-            self._start(processes, stack, "sim")
-            self._await_file(Path(self.config.arm.port), processes[0], "sim")
-            self._start(processes, stack, "daemon")
-            self._await_daemon(processes[1])
-            yield
-
-    def _start(self, processes: list[subprocess.Popen[bytes]], stack: contextlib.ExitStack,
-               name: str) -> None:
-        log = stack.enter_context((self.out / f"{name}.log").open("wb"))
-        print(f"starting {name}: {' '.join(self.commands[name][2:])}")
-        processes.append(
-            subprocess.Popen(self.commands[name], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        )
-
-    def _await_file(self, path: Path, process: subprocess.Popen[bytes], name: str) -> None:
-        end = time.monotonic() + READY_S
-        while not path.exists():
-            self._alive(process, name, end)
-        while b"READY" not in (self.out / f"{name}.log").read_bytes():
-            self._alive(process, name, end)
-
-    def _alive(self, process: subprocess.Popen[bytes], name: str, end: float) -> None:
-        if process.poll() is not None:
-            tail = (self.out / f"{name}.log").read_text(errors="replace").strip().splitlines()[-3:]
-            raise DeviceError(f"{name} ended with status {process.returncode}: " + " | ".join(tail))
-        if time.monotonic() > end:
-            raise DeviceError(f"{name} was not ready after {READY_S:g} s")
-        time.sleep(0.05)
-
-    def _await_daemon(self, process: subprocess.Popen[bytes]) -> None:
-        end = time.monotonic() + READY_S
-        while True:
-            self._alive(process, "daemon", end)
-            with contextlib.suppress(DeviceError):
-                self.call("status")
-                return
-
-    def call(self, verb: str, timeout_s: float = 10.0, **args: object) -> dict[str, Any]:
-        """One request over the control socket, as vladctl makes it. DeviceError when refused."""
-        try:
-            return ask(str(self.socket), verb, args, timeout_s)
-        except Unreachable as error:
-            raise DeviceError(f"{verb}: {error}") from error
-        except Declined as error:
-            raise DeviceError(f"{verb}: {error.error['message']}") from error
-
-    # --- the session ------------------------------------------------------------------------
+        self.attempts: list[Attempt] = []
+        self.view = _View(options.seconds)
 
     def drive(self, seconds: float) -> None:
-        """load, task, engage, watch, hold."""
+        """load, task, attempts."""
         loaded = self.call("load", READY_S, path=str(self.bundle))
         print(f"loaded {loaded['name']}: {loaded['load_check']}")
-        task = self.options.task or loaded["tasks"][0]
-        self.call("task", text=task)
-        self.wait_engageable()
-        self.call("engage")
-        print(f"engaged: {task!r}")
-        view = _View(seconds)
-        start = time.monotonic()
-        while (elapsed := time.monotonic() - start) < seconds:
-            status = self.look()
-            view.show(elapsed, status)
-            if status["mode"] == "faulted":
-                print(f"\nfaulted: {[f['name'] for f in status['faults']]}")
-                break
-            if status["mode"] == "holding" and not status["why_not_engageable"]:
-                self._resume()
-            time.sleep(POLL_S)
-        self.call("hold")
-        end = time.monotonic() + 2.0
-        while time.monotonic() < end and self.look()["mode"] not in ("holding", "faulted"):
-            time.sleep(POLL_S)
-        view.close()
+        text = self.options.task or loaded["tasks"][0]
+        self.call("task", text=text)
+        task = next((task for task in TASKS if task.instruction == text), None)
+        print(f"task: {text!r}")
+        if task is None:
+            self.engage(seconds, self._show)
+        else:
+            self.attempt_for(seconds, task)
+        self.hold()
+        self.view.close()
         self.final = self.look()
         try:
             self.call("dump")
         except DeviceError as error:
             print(f"no flight record: {error}")
 
-    @property
-    def engaged_s(self) -> float:
-        """Time from each look that found the arm engaged to the next."""
-        total_ns: int = sum(b["t_ns"] - a["t_ns"] for a, b in itertools.pairwise(self.samples)
-                            if a["mode"] == "engaged")
-        return total_ns / 1e9
+    def attempt_for(self, seconds: float, task: Task) -> None:
+        """Attempts until they took so long: the objects put anew, the arm parked in between."""
+        for number in itertools.count():
+            if self.engaged_s >= seconds:
+                return
+            if number:
+                self.park()
+            cluster = number % len(CLUSTERS) + 1
+            port_client.ask(self.port, {"cmd": "reset", "seed": self.options.seed * 1000 + number, "cluster": cluster})
+            attempt = Attempt(cluster)
 
-    def _resume(self) -> None:
-        """What an operator does after a hold whose cause has cleared: it is counted, and shown."""
-        self.resumes += 1
-        holds = [e["name"] for e in self.events if e["event"] == "fault" and e["active"]]
-        print(f"\nheld by {sorted(set(holds))}, cleared: resume")
-        with contextlib.suppress(DeviceError):  # held again meanwhile: the next look tells
-            self.call("resume")
+            def end(status: Mapping[str, Any], attempt: Attempt = attempt) -> str | None:
+                world = port_client.ask(self.port, {"cmd": "world"})
+                self._show(status)
+                attempt.poses.append(Pose(now_ns(), np.array(world["qpos"])))
+                return "success" if world["done"][task.target] else None
 
-    def wait_engageable(self) -> None:
-        end = time.monotonic() + 20.0
-        while why := self.call("status")["why_not_engageable"]:
-            if time.monotonic() > end:
-                raise DeviceError("not engageable: " + "; ".join(why))
-            time.sleep(0.1)
+            attempt.ended = self.engage(TIME_LIMIT_S, end)
+            attempt.seconds = (now_ns() - self.began_ns) / 1e9
+            self.attempts.append(attempt)
+            self.hold()
+            self.view.close()
+            print(f"attempt {number + 1}, from cluster {cluster}: {attempt.ended} after {attempt.seconds:.1f} s")
+            if attempt.ended == "fault":
+                return
 
-    def look(self) -> dict[str, Any]:
-        """One status, and the events since the last one."""
-        status: dict[str, Any] = self.call("status")
-        self.samples.append(sample(now_ns(), status))
-        while new := self.call("events", since=self._seen)["events"]:
-            self.events.extend(new)
-        return status
-
-    @property
-    def _seen(self) -> int:
-        return int(self.events[-1]["seq"]) if self.events else 0
+    def _show(self, status: Mapping[str, Any]) -> None:
+        self.view.show(self.engaged_s, status)
 
     # --- the verdict ------------------------------------------------------------------------
 
@@ -296,8 +153,8 @@ class Demo:
             },
             "resumes": self.resumes, "engaged_s": round(self.engaged_s, 3), "duration_s": round(duration_s, 3),
             "commands": self.commands, "versions": versions(),
-            "about": "The policy is a small SmolVLA-architecture network trained for minutes on a "
-                     "scripted sweep: it shows the runtime, not a skill.",
+            "attempts": [{"cluster": a.cluster, "ended": a.ended, "seconds": round(a.seconds, 2)}
+                         for a in self.attempts],
         }
         (self.out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         for name, rows in (("samples", self.samples), ("events", self.events)):
@@ -309,8 +166,11 @@ class Demo:
              chunk_size=policy["chunk_size"],
              threshold_actions=policy["threshold_ms"] / 1e3 * policy["rate_hz"])
         print(summary(report))
+        if self.attempts:
+            write_film(self.out / "demo.mp4", [attempt.poses for attempt in self.attempts])
         write(self.out / "report.html", "vlad demo", *gather(self.out))
-        print("".join(f"\n{self.out}/{name}" for name in ("report.json", "queue.png", "report.html")))
+        films = ("demo.mp4",) if self.attempts else ()
+        print("".join(f"\n{self.out}/{name}" for name in ("report.json", "queue.png", "report.html", *films)))
         for problem in problems:
             print(f"PROBLEM: {problem}", file=sys.stderr)
         return 1 if problems else 0
@@ -329,6 +189,8 @@ class Demo:
             problems.append(f"the arm did not move: {wire.moved_ticks} ticks")
         problems += [f"fault {f['id']} {f['name']} is latched"
                      for f in self.final["faults"] if f["latched"]]
+        if self.attempts and not any(a.ended == "success" for a in self.attempts):
+            problems.append(f"none of {len(self.attempts)} attempts succeeded")
         if self.resumes > MAX_RESUMES:
             problems.append(f"held and resumed {self.resumes} times")
         if self.engaged_s < ENGAGED_SHARE * self.options.seconds:
@@ -360,6 +222,7 @@ def summary(report: Mapping[str, Any]) -> str:
     return "\n".join([
         "",
         f"verdict       {'OK' if report['ok'] else 'NOT OK'}",
+        *([_task(report["attempts"])] if report["attempts"] else []),
         f"engaged       {report['engaged_s']:.1f} s, covered by actions {covered:.1%}, "
         f"resumed {report['resumes']} times, gaps {execution['gaps']}, starved ticks {starved or 'none'}",
         f"chunks        accepted {chunks['accepted']}, late {chunks['late']}, stale {chunks['stale']}, "
@@ -382,6 +245,12 @@ def summary(report: Mapping[str, Any]) -> str:
     ])
 
 
+def _task(attempts: Sequence[Mapping[str, Any]]) -> str:
+    times = [a["seconds"] for a in attempts if a["ended"] == "success"]
+    median = f", median {statistics.median(times):.1f} s" if times else ""
+    return f"task          done in {len(times)} of {len(attempts)} attempts{median}"
+
+
 def _guided(rtc: Mapping[str, Any]) -> str:
     off = rtc["prefix_rms"]["p95"]
     return (f"rtc           {rtc['guided']} chunks guided, {sum(rtc['unguided'].values())} not; delay "
@@ -398,18 +267,6 @@ def versions() -> dict[str, str]:
     return {"vlad": vlad.__version__, "python": platform.python_version(), "kernel": platform.release(),
             "machine": platform.machine(), "numpy": numpy.__version__,
             "onnxruntime": onnxruntime.__version__, "mujoco": mujoco.__version__}
-
-
-def sample(t_ns: int, status: Mapping[str, Any]) -> dict[str, Any]:
-    """What the report draws of one status; lists have a number for each joint, in their order."""
-    joints = status["arm"]["joints"]
-    of = {"goal": "goal", "present": "position", "temperature_c": "temperature_c", "voltage_v": "voltage_v",
-          "load": "load"}  # fmt: skip
-    return {
-        "t_ns": t_ns, "mode": status["mode"], "reaction": status["reaction"],
-        "queue_depth": status["queue_depth"], "t_execution_ms": status["t_execution_ms"],
-        **{name: [joint[key] for joint in joints.values()] for name, key in of.items()},
-    }  # fmt: skip
 
 
 class _View:
@@ -441,13 +298,3 @@ class _View:
             print()
 
 
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """SIGTERM, the daemon first; SIGKILL for what is left after 15 s."""
-    for process in reversed(processes):
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

@@ -324,7 +324,7 @@ def test_a_machine_that_has_everything(directory: Path) -> None:
     assert load(write(directory, text)).cameras[1].source == "/dev/full"
 
 
-@pytest.mark.parametrize("name", ["so101.toml", "so101-sim.toml", "imx95.toml"])
+@pytest.mark.parametrize("name", ["so101.toml", "so101-sim.toml", "teabag-sim.toml", "imx95.toml"])
 def test_shipped_configurations_are_good(directory: Path, name: str) -> None:
     calibration = str(ROOT / "vlad/sim/assets/calibration.json")
     text = (ROOT / "configs" / name).read_text(encoding="utf-8")
@@ -333,7 +333,7 @@ def test_shipped_configurations_are_good(directory: Path, name: str) -> None:
             text = text.replace(line, f'calibration = "{calibration}"')
     config = read(directory, text)
     assert len(config.joints) == 6
-    assert not config.servo.allow_non_realtime or name == "so101-sim.toml"
+    assert not config.servo.allow_non_realtime or name.endswith("-sim.toml")
 
 
 def test_simulated_configuration_as_it_is() -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from vlad import config as configuration
-from vlad.demo import CONFIG, MAX_RESUMES, Demo, alone, as_toml, main, private_config
+from vlad.demo import CONFIG, MAX_RESUMES, Attempt, Demo, main
+from vlad.sim.session import alone, as_toml, private_config
 from vlad.wire_witness import Verdict
 
 SECONDS = 10.0
@@ -83,6 +84,14 @@ def test_too_many_resumes_are_no_run(tmp_path: Path) -> None:
     it = demo(["engaged"] * 10, tmp_path)
     it.resumes = MAX_RESUMES + 1
     assert len(it._problems(wire())) == 1
+
+
+def test_attempts_that_all_failed_are_a_problem(tmp_path: Path) -> None:
+    it = demo(["engaged"] * 10, tmp_path)
+    it.attempts = [Attempt(1), Attempt(2, "time limit", 15.0)]
+    assert it._problems(wire()) == ["none of 2 attempts succeeded"]
+    it.attempts.append(Attempt(3, "success", 5.0))
+    assert it._problems(wire()) == []
 
 
 def test_chunks_that_were_never_guided_are_a_problem(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from vlad.demo import build_bundle
+from tools.sweep_bundle import build_bundle
 from vlad.evaluation.command import CONFIG, configured, main
-from vlad.evaluation.real_time import rest_pose
+from vlad.evaluation.rest import rest_pose
 from vlad.evaluation.results import Result
 
 pytestmark = pytest.mark.skipif(find_spec("mujoco") is None, reason="the simulator needs mujoco")
@@ -29,7 +29,7 @@ def test_the_rest_pose_is_one_that_the_configuration_takes() -> None:
 def test_episodes_through_the_daemon(tmp_path: Path) -> None:
     bundle = build_bundle(tmp_path)
     # A busy machine draws slowly: small pictures, and few.
-    small = CONFIG.read_text().replace("width = 320\nheight = 240", "width = 64\nheight = 48\nfps = 5")
+    small = CONFIG.read_text().replace("width = 160\nheight = 120", "width = 64\nheight = 48\nfps = 5")
     small = small.replace("../vlad/sim", str(CONFIG.parent.parent / "vlad/sim"))
     config = tmp_path / "small.toml"
     config.write_text(small)

@@ -14,7 +14,6 @@ import pytest
 
 from vlad import report
 from vlad.demo import CONFIG, Demo
-from vlad.demo import sample as sample_of
 from vlad.errors import VladError
 from vlad.flight_file import read
 from vlad.main import main as vlad_main
@@ -23,6 +22,7 @@ from vlad.report_page import page
 from vlad.report_plots import envelope, spans
 from vlad.report_run import Run, from_flight
 from vlad.servo import MODES
+from vlad.sim.session import sample as sample_of
 
 RUNS = Path(__file__).resolve().parent.parent / "replay/runs"
 S = 1_000_000_000

@@ -20,8 +20,8 @@ from tools.soak.robot import Ended, Robot
 from tools.soak.scenarios import SCENARIOS, STALL, STALLING, Scenario
 from tools.soak.verdict import stopping
 from tools.soak.watcher import Watcher
+from tools.sweep_bundle import build_bundle
 from vlad.cli import Declined, Unreachable
-from vlad.demo import build_bundle
 from vlad.faults import BY_NAME, Reaction
 from vlad.servo import now_ns
 

@@ -26,7 +26,7 @@ from vlad.evaluation.subject import EXPERT, Subject, of_bundle, of_expert
 from vlad.sim.task import TIME_LIMIT_S
 from vlad.sim.variation import Variation
 
-CONFIG = Path(__file__).resolve().parents[2] / "configs/so101-sim.toml"
+CONFIG = Path(__file__).resolve().parents[2] / "configs/teabag-sim.toml"
 KEPT = ("mode", "aggregate", "ladder", "threshold", "quantile", "reuse_change")
 
 
@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                         help=f"a bundle, or the word `{EXPERT}`: the scripted expert in a policy's place")
     parser.add_argument("--env", choices=("teabag",), default="teabag", help="the simulated task (teabag)")
     parser.add_argument("--config", type=Path, default=CONFIG, metavar="FILE",
-                        help="the daemon's (configs/so101-sim.toml)")
+                        help="the daemon's (configs/teabag-sim.toml)")
     parser.add_argument("--episodes", type=count, default=20, metavar="N",
                         help="of each task on training starts, and as many on held-out ones (20)")
     parser.add_argument("--task", choices=("mug", "plate", "both", "known"), default="known",

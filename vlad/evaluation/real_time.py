@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-import socket
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,16 +20,16 @@ import numpy as np
 from vlad import config as configuration
 from vlad.build.progress import Progress
 from vlad.config import Config
-from vlad.demo import READY_S, Demo, alone, as_toml
-from vlad.errors import ConfigError, DeviceError
+from vlad.errors import ConfigError
 from vlad.evaluation.pictures import Pictures, Pose
 from vlad.evaluation.results import Episode, Result, rms_jerk
 from vlad.evaluation.simulated_time import Attempt, cases, tasks_of
 from vlad.evaluation.subject import EXPERT
 from vlad.evaluation.table import MAX_HOLDS, WATCHDOG, Case, ticks_of
 from vlad.servo import now_ns
+from vlad.sim import port_client
+from vlad.sim.session import READY_S, SimulatedSession, alone, as_toml
 from vlad.sim.variation import NONE
-from vlad.sim.world import REST_POSE_RAD, World
 from vlad.wire_witness import goal_frames, judge
 
 POLL_S = 0.05
@@ -81,8 +78,8 @@ class Session:
     def __init__(self, options: argparse.Namespace, config: Config, private: Path) -> None:
         self.options, self.config = options, config
         told = argparse.Namespace(config=_written(config, options, private / "eval.toml"), seed=options.seed,
-                                  mode=config.policy.mode, workers=False, task=None)  # fmt: skip
-        self.demo = Demo(told, options.out.resolve(), Path(options.bundle).resolve(), private)
+                                  mode=config.policy.mode, workers=False)  # fmt: skip
+        self.demo = SimulatedSession(told, options.out.resolve(), private)
         self.spans: list[tuple[int, int]] = []
 
     def run(self, wanted: Sequence[Case], films: int, progress: Progress) -> Iterator[Attempt]:
@@ -91,8 +88,8 @@ class Session:
         try:
             for number, case in enumerate(wanted):
                 if number:
-                    self._park()
-                self._port({"cmd": "reset", "seed": case.start_seed, "cluster": case.cluster})
+                    self.demo.park()
+                port_client.ask(self.demo.port, {"cmd": "reset", "seed": case.start_seed, "cluster": case.cluster})
                 self.demo.call("task", text=case.text)
                 episode, poses = self._attempt(case)
                 strip = []
@@ -104,55 +101,25 @@ class Session:
             if pictures is not None:
                 pictures.close()
 
-    def _park(self) -> None:
-        """The arm in its rest pose, with no torque."""
-        demo = self.demo
-        if any(fault["latched"] for fault in demo.look()["faults"]):
-            demo.call("clear")
-        demo.call("park")
-        end = time.monotonic() + PARK_S
-        while demo.look()["arm"]["torque"]:
-            if time.monotonic() > end:
-                raise DeviceError(f"the arm was not parked after {PARK_S:g} s: see {self.options.out}/daemon.log")
-            time.sleep(POLL_S)
-
     def _attempt(self, case: Case) -> tuple[Episode, list[Pose]]:
         demo = self.demo
-        demo.wait_engageable()
         before, seen = demo.look(), len(demo.events)
-        demo.call("engage")
-        begin_ns, holds, ended = now_ns(), 0, "time limit"
-        end_ns = begin_ns + round(self.options.time_limit * 1e9)
+        resumed = demo.resumes
         poses: list[Pose] = []
-        while now_ns() < end_ns:
-            world = self._port({"cmd": "world"})
+
+        def end(status: Mapping[str, Any]) -> str | None:
+            world = port_client.ask(demo.port, {"cmd": "world"})
             poses.append(Pose(now_ns(), np.array(world["qpos"])))
             if world["done"][case.task.target]:
-                ended = "success"
-                break
-            status = demo.look()
-            if status["mode"] == "faulted" or any(fault["latched"] for fault in status["faults"]):
-                ended = "fault"
-                break
-            if status["mode"] == "holding" and not status["why_not_engageable"]:
-                holds += 1
-                if holds > MAX_HOLDS:
-                    ended = "holds"
-                    break
-                with contextlib.suppress(DeviceError):  # held again meanwhile
-                    demo.call("resume")
-            time.sleep(POLL_S)
-        self.spans.append((begin_ns, now_ns()))
-        self._hold()
+                return "success"
+            return "holds" if demo.resumes - resumed > MAX_HOLDS else None
+
+        ended = demo.engage(self.options.time_limit, end)
+        self.spans.append((demo.began_ns, now_ns()))
+        demo.hold()
+        holds = demo.resumes - resumed
         after = demo.look()
         return self._episode(case, ended, holds, (before, after), demo.events[seen:]), poses
-
-    def _hold(self) -> None:
-        if self.demo.look()["mode"] == "engaged":
-            self.demo.call("hold")
-        end = time.monotonic() + HOLD_S
-        while self.demo.look()["mode"] in ("engaged", "stopping") and time.monotonic() < end:
-            time.sleep(POLL_S)
 
     def _episode(
         self, case: Case, ended: str, holds: int, looks: tuple[Mapping[str, Any], Mapping[str, Any]],
@@ -200,40 +167,13 @@ class Session:
         attempt.episode.jerk = rms_jerk(goals[:, :-1], self.config.period_ns / 1e9)
         return attempt
 
-    def _port(self, command: Mapping[str, Any]) -> dict[str, Any]:
-        """One command at the simulator's port. DeviceError when it is refused."""
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-                client.settimeout(10.0)
-                client.connect(str(self.demo.port))
-                client.sendall(json.dumps(command).encode() + b"\n")
-                with client.makefile("rb") as answers:
-                    answer: dict[str, Any] = json.loads(answers.readline(MAX_REPLY))
-        except (OSError, ValueError) as error:
-            raise DeviceError(f"the simulator's port: {command['cmd']}: {error}") from error
-        if not answer["ok"]:
-            raise DeviceError(f"the simulator's port: {command['cmd']}: {answer['error']}")
-        return answer
-
 
 def _written(config: Config, options: argparse.Namespace, path: Path) -> Path:
-    """The configuration with what options override, and with a rest pose, so that the arm can be parked."""
+    """The configuration with what options override."""
     from vlad.evaluation.command import policy_keys
 
     tree: dict[str, Any] = configuration.read_toml(options.config)
     tree["arm"] = {**tree["arm"], "calibration": str(config.arm.calibration)}
     tree["policy"] = {**tree.get("policy", {}), **policy_keys(options)}
-    if "rest_pose" not in tree["arm"]:
-        tree["arm"]["rest_pose"] = rest_pose(config)
     path.write_text("".join(f"{key} = {as_toml(value)}\n" for key, value in tree.items()))
     return path
-
-
-def rest_pose(config: Config) -> dict[str, float]:
-    """Where the simulated arm lies without torque, in units, within the joints' limits."""
-    world = World(0, calibration={j.name: j.calibration for j in config.joints})
-    zero, scale = ticks_of(config.joints)
-    ticks = np.array([world.ticks_of(index, angle) for index, angle in enumerate(REST_POSE_RAD)])
-    world.close()
-    at = (ticks - zero) * scale
-    return {j.name: round(min(max(float(p), j.min), j.max), 4) for j, p in zip(config.joints, at, strict=True)}
