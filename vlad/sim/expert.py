@@ -96,11 +96,11 @@ class Expert:
         falling = math.dist(bag[:2], target[:2]) < self.task.within_m and tool[2] > self.task.release_m - 0.02
         if jaws > HELD_RAD and (falling or self.task.inside(self._world)):
             return self._leave(goal, tool, jaws)
-        if self._gripped():
+        if self.gripped():
             return self._carry(goal, tool, target)
         return self._fetch(goal, tool, jaws, bag)
 
-    def _gripped(self) -> bool:
+    def gripped(self) -> bool:
         """Whether both jaws touch the tea bag."""
         touching = set()
         for contact in self._world.data.contact:
