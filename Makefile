@@ -6,11 +6,11 @@ REFERENCE := build/reference/venv
 NEWEST := build/reference-newest/venv
 NEWEST_LEROBOT ?= 0.6.1
 TFLITE_RUNTIME := build/tflite_runtime/venv
-LEROBOT := $(addprefix tests/reference/test_,smolvla_chunks.py smolvla_settings.py act_chunks.py newest.py sim_lerobot.py dataset_lerobot.py rtc.py lerobot_queue.py train.py)
+LEROBOT := $(addprefix tests/reference/test_,smolvla_chunks.py smolvla_settings.py act_chunks.py newest.py sim_lerobot.py dataset_lerobot.py rtc.py lerobot_queue.py train.py teabag_forward.py)
 export MUJOCO_GL ?= osmesa
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system build demo test lint bench bench-report reference reference-newest survival tflite-runtime vm systemd fuzz mutation soak model-check replay-runs clean
+.PHONY: help setup system build demo test lint bench bench-report reference reference-newest teabag-policy survival tflite-runtime vm systemd fuzz mutation soak model-check replay-runs clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -77,6 +77,20 @@ reference-newest: setup build  ## the same against the newest LeRobot, where the
 	$$found -m venv $(NEWEST) && $(NEWEST)/bin/pip install -q "lerobot[smolvla,dataset]==$(NEWEST_LEROBOT)" && \
 	touch $(NEWEST)/.installed; fi; }
 	@test ! -e $(NEWEST)/.installed || $(PY) -m pytest tests/reference/test_newest.py tests/reference/test_smolvla_settings.py -k newest $(TEST)
+
+# What vlad's simulator and dataset writer import, besides what LeRobot brings.
+$(REFERENCE)/.simulator: $(REFERENCE)/.installed
+	$(REFERENCE)/bin/pip install -q "mujoco>=3.2" "gymnasium>=1.0" "msgspec>=0.19" "structlog>=24.1" "pyserial>=3.5" "rich>=13"
+	touch $@
+
+# SET="vision_steps=100 ..." for other settings (tools/teabag/settings.py). Stopped, it goes on where it was.
+TEABAG := build/teabag
+teabag-policy: setup build $(REFERENCE)/.simulator  ## the shipped tea bag policy anew, from nothing: some hours on two cores
+	@tools/system_packages.sh g++
+	PYTHONPATH=. $(REFERENCE)/bin/python -m tools.teabag $(TEABAG) $(SET:%=--set %)
+	$(PY) -m vlad.main build $(TEABAG)/checkpoint --dataset $(TEABAG)/dataset --units degrees --force -o $(TEABAG)/teabag.vlad
+	@echo "how often it does the task:  $(PY) -m vlad.main eval $(TEABAG)/teabag.vlad --html $(TEABAG)/eval.html"
+	@echo "to ship it:                  rm -rf vlad/policies/teabag.vlad && cp -r $(TEABAG)/teabag.vlad vlad/policies/"
 
 # Only what was just run counts: the records of earlier runs go first. What failed is run once more, for
 # the sake of a busy machine; the page says which.

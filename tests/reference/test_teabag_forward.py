@@ -16,6 +16,7 @@ from vlad import bundle as bundles
 from vlad.build.command import main as build
 from vlad.check import main as check
 from vlad.manifest import Manifest
+from vlad.sim.task import TASKS
 
 pytestmark = pytest.mark.slow
 
@@ -79,7 +80,8 @@ def test_every_stage_up_to_a_bundle(made: Path, tmp_path: Path) -> None:
     manifest = bundles.load(bundle).manifest
     assert isinstance(manifest, Manifest)
     assert [camera.name for camera in manifest.cameras] == ["top", "gripper", "left"]
-    assert sorted(task.text for task in manifest.tasks) == ["Put the tea bag in the mug.", "Put the tea bag on the plate."]
+    assert {task.text for task in manifest.tasks} == {task.instruction for task in TASKS}
+    assert {len(task.token_ids) for task in manifest.tasks} == {9}
     assert check([str(bundle)]) == 0
 
 

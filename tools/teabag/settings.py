@@ -37,14 +37,14 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     vision_steps: int = 6400
     vision_batch: int = 32
     vision_rate: float = 1e-3
-    motion_steps: int = 8000
+    motion_steps: int = 9000
     motion_batch: int = 48
     draws: int = 3
     motion_rate: float = 1.5e-3
     near_weight: float = 1.5
     rollins: int = 1
     rollin_seed: int = 700_000
-    rollin_groups: int = 100
+    rollin_groups: int = 120
     rollin_steps: int = 4000
     rollin_rate: float = 7e-4
     rollin_weight: float = 2.0
