@@ -40,15 +40,20 @@ def make(out: Path, settings: Settings) -> None:
 
     run, places, count = Run(out, settings), Places(out, settings), settings.processes
     policy.write_backbone(places.vlm)
-    together(count, expert_episodes.record, places)
+    if not all(shard.exists() for shard in places.expert):
+        together(count, expert_episodes.record, places)
     run.note("expert", _digest(places.expert))
     run.stage("vision", places.vision, lambda: together(count, vision.train, places))
-    together(count, vision.keep_tokens, places, places.expert)
+    if not all((shard / f"{places.tokens}.npy").exists() for shard in places.expert):
+        together(count, vision.keep_tokens, places, places.expert)
     run.stage("motion-0", places.motion(0), lambda: together(count, motion.train, places, 0))
     for stage in range(1, settings.rollins + 1):
-        together(count, rollins.record, places, stage)
-        run.note(f"rollin-{stage}", _digest(places.rollin(stage)))
-        together(count, vision.keep_tokens, places, places.rollin(stage))
+        new = places.rollin(stage)
+        if not all(shard.exists() for shard in new):
+            together(count, rollins.record, places, stage)
+        run.note(f"rollin-{stage}", _digest(new))
+        if not all((shard / f"{places.tokens}.npy").exists() for shard in new):
+            together(count, vision.keep_tokens, places, new)
         run.stage(f"motion-{stage}", places.motion(stage), partial(together, count, motion.train, places, stage))
     export.checkpoint(places, out / "checkpoint")
     export.dataset(places, out / "dataset")

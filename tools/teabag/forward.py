@@ -164,7 +164,8 @@ class Forward:
 
     def _own_and_prefix(self, attention: Any, y: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attention to the prefix and to the chunk itself: as _queries()."""
-        n, draws, chunk, rows = *y.shape[:3], self._heads * self._chunk
+        n, draws, chunk = y.shape[:3]
+        rows = self._heads * chunk
         q = self._queries(attention, y, self._own_angles)
         k, v = _rotate(attention.k_proj(y), self._own_angles), attention.v_proj(y)
         shape = (n, draws, self._heads, chunk)

@@ -33,8 +33,10 @@ Floats = NDArray[np.float32]
 Index = NDArray[np.int64]
 
 
-def write(directory: Path, moments: NDArray[Any], pictures: NDArray[np.uint8]) -> None:
-    """One shard: MOMENT (n,) and uint8 (n, *PICTURES)."""
+def write(directory: Path, episodes: Sequence[tuple[NDArray[Any], NDArray[np.uint8]]]) -> None:
+    """One shard of episodes, of each MOMENT (n,) and uint8 (n, *PICTURES); there may be none."""
+    moments = np.concatenate([np.zeros(0, MOMENT), *(rows for rows, _ in episodes)])
+    pictures = np.concatenate([np.zeros((0, *PICTURES), np.uint8), *(pictures for _, pictures in episodes)])
     with replacing(directory, rooms=()) as partial:
         np.save(partial / "moments.npy", moments, allow_pickle=False)
         np.save(partial / "pictures.npy", pictures, allow_pickle=False)

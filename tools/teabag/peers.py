@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,9 +26,9 @@ class Peers:
         self.rank, self.count = rank, count
         self.first = rank == 0
 
-    def share(self, items: Iterable[Any]) -> list[Any]:
-        """This process's part of what is to be done."""
-        return list(islice(items, self.rank, None, self.count))
+    def share(self, paths: Sequence[Path]) -> list[Path]:
+        """This process's part of what is to be made, whether or not it is there: what is there changes meanwhile."""
+        return list(paths[self.rank :: self.count])
 
     def wait(self) -> None:
         """Until all have come here."""

@@ -40,15 +40,13 @@ def record(peers: Peers, places: Places, stage: int) -> None:
     policy = policies.new(places.vlm, places.settings.seed)
     policies.load(policy, places.motion(stage - 1))
     sampler = Sampler(policy.eval(), Moments(places.expert).statistics())
-    todo = peers.share(shard for shard in places.rollin(stage) if not shard.exists())
+    todo = [shard for shard in peers.share(places.rollin(stage)) if not shard.exists()]
     tables = [Table() for _ in range(TABLES)]
     with Progress(f"roll-ins {stage}", len(todo), quiet=not peers.first) as progress:
         for shard in todo:
             progress.advance(f"group {shard.name}")
             won, episodes = group(tables, sampler, int(shard.name))
-            kept = [episode.moments() for episode in episodes]
-            kept.append((np.zeros(0, moments.MOMENT), np.zeros((0, *moments.PICTURES), np.uint8)))
-            moments.write(shard, *(np.concatenate(parts) for parts in zip(*kept, strict=True)))
+            moments.write(shard, [episode.moments() for episode in episodes])
             report(places.out, f"rollin-{stage}", int(shard.name), won=won, kept=len(episodes))
     for table in tables:
         table.close()

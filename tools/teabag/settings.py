@@ -46,8 +46,8 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     rollin_seed: int = 700_000
     rollin_groups: int = 120
     rollin_steps: int = 4000
-    rollin_rate: float = 7e-4
-    rollin_weight: float = 2.0
+    rollin_rate: float = 1.2e-3
+    rollin_weight: float = 2.5
 
     def __post_init__(self) -> None:
         for name in ("processes", "expert_episodes", "shard", "vision_steps", "vision_batch", "motion_steps",
@@ -56,6 +56,8 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
                 raise ConfigError(f"{name}: must be at least 1, is {getattr(self, name)}")
         if not 0 <= self.rollins <= 9 or self.rollin_groups > 10_000:
             raise ConfigError("rollins: 0 to 9, of at most 10,000 groups")
+        if self.expert_seed + self.expert_episodes > self.rollin_seed:
+            raise ConfigError("rollin_seed: must be beyond the expert's seeds, so that no two episodes have one number")
 
 
 def changed(words: Sequence[str]) -> Settings:

@@ -111,7 +111,7 @@ def train(peers: Peers, places: Places) -> None:
 
 
 def _distances(error: Tensor) -> dict[str, float]:
-    """Mean errors of targets() (13,), in mm: what there is to be proud of."""
+    """Mean errors of targets() (13,), those that are lengths in mm."""
     e = error.numpy()
     return {"distance_mm": 70 * e[2], "height_mm": 50 * e[3], "along_mm": 30 * e[6], "across_mm": 30 * e[7],
             "above_mm": 30 * e[8], "held": e[9], "mug_mm": 20 * (e[11] + e[12]) / 2}  # fmt: skip
@@ -134,7 +134,7 @@ def keep_tokens(peers: Peers, places: Places, shards: Sequence[Path]) -> None:
     policy = policies.new(places.vlm, places.settings.seed)
     policies.load(policy, places.vision)
     forward, name = _forward(policy), places.tokens
-    todo = peers.share(shard for shard in shards if not (shard / f"{name}.npy").exists())
+    todo = [shard for shard in peers.share(shards) if not (shard / f"{name}.npy").exists()]
     with Progress("tokens", len(todo), quiet=not peers.first) as progress, torch.no_grad():
         for shard in todo:
             progress.advance(shard.name)
