@@ -61,21 +61,17 @@ class Run:
         self._write()
 
     def stage(self, name: str, file: Path, make: Callable[[], None]) -> None:
-        """Make `file` (under `out`), unless it is there. Raises ConfigError where it is not what was made."""
+        """Make `file` (under `out`), unless it is there. Raises ConfigError where it is not what was once made."""
+        print(f"{name}: {'is there' if file.exists() else 'begins'}", flush=True)
         if not file.exists():
-            print(f"{name}: begins", flush=True)
             make()
-            self.note(name, sha256(file))
-        elif self._recipe.made.get(name) != sha256(file):
-            raise ConfigError(f"{file}: is not what {RECIPE} says was made there; remove it to make it again")
-        else:
-            print(f"{name}: is there", flush=True)
+        self.note(name, sha256(file))
 
     def note(self, name: str, what: str) -> None:
         """Put into recipe.json what a stage has made. Raises ConfigError where it once made something else."""
         if self._recipe.made.get(name, what) != what:
-            raise ConfigError(f"{self.out}: {name} came out otherwise than {RECIPE} says, and later stages are of that "
-                              "one: begin in a new directory")  # fmt: skip
+            raise ConfigError(f"{self.out}: {name} is not what {RECIPE} says was made, and what came after it was made "
+                              "of that: begin in a new directory")  # fmt: skip
         self._recipe.made[name] = what
         self._write()
 
