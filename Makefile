@@ -63,7 +63,7 @@ $(REFERENCE)/.installed:
 	$(REFERENCE)/bin/pip install -q "lerobot[smolvla,feetech,async]==0.4.4"
 	touch $@
 
-reference: setup build $(REFERENCE)/.installed  ## against LeRobot itself: chunks, calibration, bus
+reference: setup build $(REFERENCE)/.simulator  ## against LeRobot itself: chunks, calibration, bus
 	$(PY) -m pytest tests/reference $(TEST)
 
 # LeRobot since 0.5 wants Python 3.12. Where there is none, the committed fixtures (tests/data/newest) are all
@@ -78,9 +78,9 @@ reference-newest: setup build  ## the same against the newest LeRobot, where the
 	touch $(NEWEST)/.installed; fi; }
 	@test ! -e $(NEWEST)/.installed || $(PY) -m pytest tests/reference/test_newest.py tests/reference/test_smolvla_settings.py -k newest $(TEST)
 
-# What vlad's simulator and dataset writer import, besides what LeRobot brings.
+# What the simulator imports and LeRobot does not bring; also for tests/reference.
 $(REFERENCE)/.simulator: $(REFERENCE)/.installed
-	$(REFERENCE)/bin/pip install -q "mujoco>=3.2" "gymnasium>=1.0" "msgspec>=0.19" "structlog>=24.1" "pyserial>=3.5" "rich>=13"
+	$(REFERENCE)/bin/pip install -q "mujoco>=3.2" "gymnasium>=1.0" "msgspec>=0.19" "rich>=13"
 	touch $@
 
 # SET="vision_steps=100 ..." for other settings (tools/teabag/settings.py). Stopped, it goes on where it was.
