@@ -14,7 +14,6 @@ from tools.teabag.table import Episode, Table
 from vlad.build.progress import Progress
 from vlad.sim.expert import EMPTY_RAD, FPS, OPEN_RAD, Expert
 from vlad.sim.reach import OutOfReach
-from vlad.sim.start import TRAINING, draw_start
 from vlad.sim.task import TASKS
 
 EXTENT = 0.35
@@ -63,7 +62,7 @@ def record(peers: Peers, places: Places) -> None:
 def episode(table: Table, seed: int) -> Episode | None:
     """One episode, or None where the expert did not do the task in time."""
     rng = np.random.default_rng(seed)
-    table.begin(draw_start(rng, int(rng.choice(TRAINING))), 0.0 if rng.random() < 0.6 else EXTENT, rng)
+    table.begin(0.0 if rng.random() < 0.6 else EXTENT, rng)
     task = TASKS[int(rng.integers(len(TASKS)))]
     if not _stand_somewhere(table, rng):
         return None

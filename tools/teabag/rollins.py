@@ -21,7 +21,6 @@ from tools.teabag.table import Episode, Table
 from vlad.build.progress import Progress
 from vlad.sim.expert import FPS, Expert
 from vlad.sim.reach import OutOfReach
-from vlad.sim.start import TRAINING, draw_start
 from vlad.sim.task import TASKS, Task
 
 TABLES = 8
@@ -59,8 +58,7 @@ def group(tables: list[Table], sampler: Sampler, seed: int) -> tuple[int, list[E
     tasks = [TASKS[int(rng.random() < PLATE_SHARE)] for _ in tables]
     turns = [int(turn) for turn in rng.integers(15, 270, len(tables))]
     for table in tables:
-        start = draw_start(rng, int(rng.choice(TRAINING)))
-        table.begin(start, 0.0 if rng.random() < 0.7 else EXTENT, rng)
+        table.begin(0.0 if rng.random() < 0.7 else EXTENT, rng)
         if rng.random() < 0.25:
             table.ready(rng)
         else:

@@ -11,7 +11,7 @@ from tools.teabag.moments import CHUNK, MOMENT, PICTURES
 from vlad.sim.environment import GOALS_PER_STEP, TeaBag
 from vlad.sim.expert import FPS, HOLD_M, READY_RAD, Expert
 from vlad.sim.reach import Reach
-from vlad.sim.start import Start
+from vlad.sim.start import TRAINING, draw_start
 from vlad.sim.task import TASKS
 from vlad.sim.variation import Appearance, Variation
 from vlad.sim.world import CAMERAS, REST_POSE_RAD
@@ -36,10 +36,10 @@ class Table:
         self._size = PictureSize(padded=(IMAGE_SIZE, IMAGE_SIZE))
         self.goal_rad = np.zeros(6)
 
-    def begin(self, start: Start, extent: float, rng: np.random.Generator) -> None:
-        """Objects as `start` says; light, colours, cameras and friction within `extent`. The arm is at rest."""
+    def begin(self, extent: float, rng: np.random.Generator) -> None:
+        """Light, colours, cameras and friction within `extent`, and objects in a training cluster. The arm is at rest."""
         self._appearance.vary(Variation(extent, extent, extent, extent), rng)
-        self.world.begin(start)
+        self.world.begin(draw_start(rng, int(rng.choice(TRAINING))))
 
     def stand(self, pose_rad: ArrayLike) -> None:
         """The arm at joint angles (6,), rad, with torque and its goals where it is."""
