@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from numpy.random import Generator
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tools.teabag import policy as policies
@@ -160,12 +161,13 @@ def train(peers: Peers, places: Places, stage: int) -> None:
     peers.wait()
 
 
-def _often(moments: Moments, settings: Settings) -> Floats:
+def _often(moments: Moments, settings: Settings) -> NDArray[np.float64]:
     """How often each moment is drawn, relatively: what goes wrong goes wrong within centimetres of the tea bag."""
     scene = moments.rows["scene"]
     near = (np.linalg.norm(scene[:, :3] - scene[:, 7:10], axis=1) < NEAR_M) & (scene[:, 10] < 0.5)
-    often = 1 + settings.near_weight * near
-    return np.where(moments.rows["episode"] >= settings.rollin_seed, settings.rollin_weight, 1.0) * often
+    often: NDArray[np.float64] = 1 + settings.near_weight * near
+    often *= np.where(moments.rows["episode"] >= settings.rollin_seed, settings.rollin_weight, 1.0)
+    return often
 
 
 def _error(sampler: Sampler, moments: Moments, seen: Mapped, some: Index) -> Floats:

@@ -37,7 +37,7 @@ class Table:
         self.goal_rad = np.zeros(6)
 
     def begin(self, extent: float, rng: np.random.Generator) -> None:
-        """Light, colours, cameras and friction within `extent`, and objects in a training cluster. The arm is at rest."""
+        """Light, colours, cameras and friction within `extent`; objects in a training cluster; the arm at rest."""
         self._appearance.vary(Variation(extent, extent, extent, extent), rng)
         self.world.begin(draw_start(rng, int(rng.choice(TRAINING))))
 
