@@ -2,13 +2,15 @@
 
 Switches (environment): VLAD_SANITIZE=1 (ASan + UBSan), VLAD_COVERAGE=1 (gcov), VLAD_DEBUG=1
 (-O0, assertions, Cython bounds checks), VLAD_MARCH=cortex-a55 (-mcpu/-march).
+CC, CFLAGS, LDFLAGS and LDSHARED of a cross build are obeyed; what the target is, the compiler says.
 Everything else is in pyproject.toml.
 """
 
 from __future__ import annotations
 
 import os
-import platform
+import shlex
+import subprocess
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -35,14 +37,16 @@ if os.environ.get("VLAD_SANITIZE") == "1":
 if os.environ.get("VLAD_COVERAGE") == "1":
     FLAGS += ["--coverage", "-O0"]
     LINK += ["--coverage"]
-if march := os.environ.get("VLAD_MARCH"):
-    FLAGS += [f"-{'mcpu' if platform.machine() == 'aarch64' else 'march'}={march}"]
 
 
 class BuildNative(build_ext):
     """build_ext that first compiles csrc/ into one archive and links vlad-safe-stop from it."""
 
     def build_extensions(self) -> None:
+        asked = subprocess.run([*self.compiler.compiler_so, "-dumpmachine"], capture_output=True, text=True, check=True)
+        machine = asked.stdout.partition("-")[0]  # of the target: "x86_64", "aarch64"
+        if march := os.environ.get("VLAD_MARCH"):
+            FLAGS.append(f"-{'mcpu' if machine == 'aarch64' else 'march'}={march}")  # of the extensions, too
         objects = self.compiler.compile(
             CORE, output_dir=self.build_temp, include_dirs=["csrc"],
             extra_postargs=FLAGS + WARNINGS, depends=HEADERS,
@@ -58,17 +62,17 @@ class BuildNative(build_ext):
             self.compiler.link_executable(
                 main, str(Path(self.build_lib) / SAFE_STOP), libraries=["vladcore"],
                 library_dirs=[self.build_temp], extra_postargs=LINK,
+                extra_preargs=shlex.split(os.environ.get("LDFLAGS", "")),  # setuptools gives them to libraries only
             )
-        self.build_fused()
+        self.build_fused(machine)
         super().build_extensions()
 
-    def build_fused(self) -> None:
+    def build_fused(self, machine: str) -> None:
         """The operators; those that need AMX where the compiler's target may have it. Once loaded they stay:
         threads of any age end through scratch.c."""
-        x86 = platform.machine() == "x86_64"
         objects = []
         for source in FUSED_SOURCES:
-            if not source.endswith("_amx.c") or x86:
+            if not source.endswith("_amx.c") or machine == "x86_64":
                 objects += self.compiler.compile(
                     [source], output_dir=self.build_temp, depends=FUSED_HEADERS,
                     extra_postargs=[*FLAGS, "-O3", "-fvisibility=hidden", *WARNINGS,
@@ -87,6 +91,7 @@ class BuildNative(build_ext):
 
 
 setup(
+    license="Apache-2.0",
     ext_modules=cythonize(
         [
             Extension(
