@@ -1,7 +1,7 @@
 #!/bin/sh
 # What bitbake itself says of meta-vlad. Parses and plans; fetches and builds nothing.
 #
-#     yocto/check.sh DIRECTORY [STEP ...]      STEP: parse variables unpack plan layer
+#     yocto/check.sh DIRECTORY [STEP ...]      STEP: variables unpack parse plan layer; the first two take seconds
 #
 # DIRECTORY holds checkouts of one release: bitbake, openembedded-core and meta-openembedded, or what `kas checkout`
 # made of them. With meta-freescale and meta-imx beside them, the i.MX 95 is checked, too. The layer is taken from the
@@ -17,7 +17,7 @@ if [ -z "$sources" ] || [ ! -d "$sources/openembedded-core/meta" ] || [ ! -x "$s
 fi
 sources=$(cd "$sources" && pwd)
 shift
-steps=${*:-parse variables unpack plan layer}
+steps=${*:-variables unpack parse plan layer}
 user=${VLAD_YOCTO_USER-builder}
 
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/vlad-yocto.XXXXXX")
@@ -81,12 +81,12 @@ check() {
             parse) in_build bitbake -p; grep -E '^Parsing of' "$build/log" ;;
             variables)
                 for recipe in $recipes; do
-                    in_build bitbake -e "$recipe"
-                    mv "$build/log" "$build/$recipe.env"
+                    in_build bitbake -b "$recipe" -e
+                    mv "$build/log" "$build/$(basename "$recipe" .bb).env"
                 done
                 PYTHONDONTWRITEBYTECODE=1 python3 "$here/check_variables.py" "$build" "$sources/openembedded-core" "$here/.."
                 ;;
-            unpack) in_build bitbake -c unpack vlad ;;
+            unpack) in_build bitbake -b "$vlad" -c unpack ;;
             plan) in_build bitbake -n vlad-image packagegroup-vlad-bench; grep -E 'Attempted|tasks' "$build/log" | tail -n 1 ;;
         esac
     done
@@ -94,7 +94,9 @@ check() {
 
 core=$sources/openembedded-core/meta
 oe=$sources/meta-openembedded
-recipes="vlad packagegroup-vlad vlad-image python3-simplejpeg"
+vlad=$layer/recipes-vlad/vlad/vlad_git.bb
+own="$vlad $layer/recipes-vlad/packagegroups/packagegroup-vlad.bb"
+recipes="$own $layer/recipes-vlad/images/vlad-image.bb $(echo "$layer"/recipes-devtools/python/*.bb)"
 configure generic qemuarm64 nodistro "$core" "$oe/meta-oe" "$oe/meta-python" "$layer"
 check
 
@@ -106,7 +108,7 @@ case " $steps " in *" layer "*)
 esac
 
 if [ -d "$sources/meta-imx/meta-imx-bsp" ] && [ -d "$sources/meta-freescale" ]; then
-    recipes="vlad packagegroup-vlad linux-imx"
+    recipes="$own $(echo "$sources"/meta-imx/meta-imx-bsp/recipes-kernel/linux/linux-imx_*.bb)"
     for machine in imx95-19x19-lpddr5-evk imx95-15x15-lpddr4x-frdm; do
         if [ ! -e "$sources/meta-imx/meta-imx-bsp/conf/machine/$machine.conf" ]; then
             echo "check.sh: SKIPPED: this meta-imx has no machine $machine" >&2

@@ -1,5 +1,5 @@
 SUMMARY = "Interface to Linux subsystems, video among them"
-DESCRIPTION = "Finds V4L2 devices, their modes and controls."
+DESCRIPTION = "Finds V4L2 devices and reads and sets their modes and controls, without a line of C."
 HOMEPAGE = "https://github.com/tiagocoutinho/linuxpy"
 BUGTRACKER = "https://github.com/tiagocoutinho/linuxpy/issues"
 SECTION = "devel/python"
@@ -19,8 +19,12 @@ RDEPENDS:${PN} += "\
     python3-fcntl \
     python3-io \
     python3-logging \
+    python3-math \
     python3-mmap \
-    python3-threading \
+    python3-numbers \
+    python3-pprint \
+    python3-stringold \
+    python3-xml \
 "
 
 BBCLASSEXTEND = "native nativesdk"

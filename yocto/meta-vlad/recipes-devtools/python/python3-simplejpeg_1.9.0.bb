@@ -6,12 +6,12 @@ SECTION = "devel/python"
 LICENSE = "MIT"
 LIC_FILES_CHKSUM = "file://LICENSE;md5=4e1b2459f5d0026e696701cd45973647"
 
+DEPENDS += "libjpeg-turbo python3-cython-native python3-numpy"
+
 SRC_URI += "file://0001-build-against-the-system-s-libjpeg-turbo.patch"
 SRC_URI[sha256sum] = "5ac7d9489eeb812c2e7ea5c283994a29d9fefdfe5ed7b86c09d485e0dd366689"
 
 inherit pypi python_setuptools_build_meta
-
-DEPENDS += "libjpeg-turbo python3-cython-native python3-numpy"
 
 # It calls macros of NumPy with PyObject pointers, which GCC 14 refuses.
 CFLAGS += "-Wno-error=incompatible-pointer-types"

@@ -1,11 +1,12 @@
 SUMMARY = "An image that is a robot arm's brain: vlad, ssh, and nothing with a screen"
-DESCRIPTION = "core-image with vlad. VLAD_IMAGE_BENCH = \"1\" adds the benchmarks and tests."
+DESCRIPTION = "core-image-minimal's base with the daemon and ssh. VLAD_IMAGE_BENCH = \"1\" adds the benchmarks and tests."
 LICENSE = "MIT"
 
 inherit core-image features_check
 
 REQUIRED_DISTRO_FEATURES = "systemd"
 
+# nooelint: oelint.vars.mispell.unknown - ours
 VLAD_IMAGE_BENCH ?= "0"
 
 IMAGE_FEATURES += "ssh-server-openssh"

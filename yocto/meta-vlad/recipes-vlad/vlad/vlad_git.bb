@@ -1,3 +1,4 @@
+# nooelint: oelint.var.mandatoryvar.HOMEPAGE - there is no public page to name; README.md is beside the layer
 SUMMARY = "Runs a Vision-Language-Action policy on a robot arm's own board"
 DESCRIPTION = "The daemon, its control program and its tools: frames in over V4L2, servo commands out over a \
 serial bus, a LeRobot policy in between, and a hard check that no action is late."
@@ -5,10 +6,12 @@ SECTION = "robotics"
 LICENSE = "Apache-2.0"
 LIC_FILES_CHKSUM = "file://LICENSE;md5=3b83ef96387f14655fc854ddc3c6bd57"
 
+DEPENDS += "python3-cython-native"
+
 # Layer and source are one repository, so the source is what is checked out beside the layer: its last commit,
 # not its working tree. A product pins a copy of its own, by a git:// URL and a commit.
 PV = "0.1.0+git"
-VLAD_SRC_URI ?= "git://${VLAD_CHECKOUT};protocol=file;usehead=1"
+VLAD_SRC_URI ?= "git://${VLAD_CHECKOUT};protocol=file;nobranch=1;usehead=1"
 VLAD_SRCREV ?= "${AUTOREV}"
 SRC_URI = "${VLAD_SRC_URI};destsuffix=${BP}"
 SRCREV = "${VLAD_SRCREV}"
@@ -19,8 +22,6 @@ inherit features_check python_setuptools_build_meta systemd useradd
 
 REQUIRED_DISTRO_FEATURES = "systemd"
 
-DEPENDS += "python3-cython-native"
-
 # linuxpy is GPL-3.0-or-later: without it cameras are named by their path, and `vlad cameras` is missing.
 # cryptography is for bundles that must be signed.
 PACKAGECONFIG ??= ""
@@ -28,6 +29,7 @@ PACKAGECONFIG[sign] = ",,,python3-cryptography"
 PACKAGECONFIG[v4l2] = ",,,python3-linuxpy"
 
 # A layer that was copied out of its repository would end every parse with an error of git's.
+# nooelint: oelint.task.noanonpython
 python () {
     tree = d.getVar("VLAD_CHECKOUT")
     if tree in d.getVar("VLAD_SRC_URI") and not os.path.exists(os.path.join(tree, ".git")):
@@ -66,6 +68,8 @@ do_install:append() {
 
 PACKAGE_BEFORE_PN = "${PN}-imx95 ${PN}-suites"
 
+# Beside the packages that they are of.
+# nooelint: oelint.var.order.SUMMARY
 SUMMARY:${PN}-imx95 = "Clock and kernel workers of the i.MX 95, set at boot"
 SUMMARY:${PN}-suites = "Benchmarks and tests of vlad, to run on the board"
 
@@ -77,6 +81,8 @@ SYSTEMD_AUTO_ENABLE:${PN} = "disable"
 # there in a read-only root file system as well.
 USERADD_PACKAGES = "${PN}"
 GROUPADD_PARAM:${PN} = "--system vlad; --system vlad-operator"
+# What sysusers.conf says, so a path and no variable.
+# nooelint: oelint.vars.pathhardcode.localstatedir
 USERADD_PARAM:${PN} = "--system --gid vlad --groups dialout,video --comment 'vlad robot arm' \
     --home-dir /var/lib/vlad --no-create-home --shell /sbin/nologin vlad"
 
@@ -86,7 +92,10 @@ FILES:${PN} += "\
     ${nonarch_libdir}/tmpfiles.d/vlad.conf \
     ${nonarch_base_libdir}/udev/rules.d \
 "
+# Packages of this recipe alone have no other files to keep.
+# nooelint: oelint.var.filesoverride
 FILES:${PN}-imx95 = "${nonarch_libdir}/tmpfiles.d/vlad-imx95.conf"
+# nooelint: oelint.var.filesoverride
 FILES:${PN}-suites = "${datadir}/vlad/suites"
 
 # By sub-package of Python; yocto/check.sh compares them with what the daemon imports.
