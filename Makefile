@@ -10,7 +10,7 @@ LEROBOT := $(addprefix tests/reference/test_,smolvla_chunks.py smolvla_settings.
 export MUJOCO_GL ?= osmesa
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system build demo test lint bench bench-report reference reference-newest teabag-policy survival tflite-runtime vm systemd fuzz mutation soak model-check replay-runs clean
+.PHONY: help setup system build demo test lint bench bench-report reference reference-newest teabag-policy survival tflite-runtime vm systemd fuzz mutation soak model-check replay-runs yocto clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -121,6 +121,14 @@ systemd: setup build  ## vlad.service under systemd as PID 1, in namespaces and 
 	@tools/system_packages.sh qemu-system-x86 qemu-utils busybox-static kmod cpio e2fsprogs
 	VLAD_POWER_CUTS=$(or $(CUTS),5) VLAD_MACHINES="$(or $(MACHINES),namespaces emulated)" \
 		$(PY) -m pytest tests/systemd $(TEST)
+
+# Style, checksums, kas files; and what bitbake says, where SOURCES is a directory of bitbake, openembedded-core and
+# meta-openembedded (STEPS="variables unpack": seconds; all: the better part of an hour).
+yocto: setup  ## the Yocto layer; SOURCES=DIR has bitbake parse and plan it, too
+	@$(PY) -c "import oelint_adv, kas, jsonschema, yaml" 2>/dev/null || $(PY) -m pip install -q --no-build-isolation -e ".[yocto]"
+	$(PY) -m pytest tests/yocto $(TEST)
+	@[ -z "$(SOURCES)" ] || tools/system_packages.sh chrpath cpio diffstat file gawk locales lz4 zstd
+	yocto/check.sh "$(SOURCES)" $(STEPS)
 
 FUZZ_LIMIT = $(if $(RUNS),-runs=$(RUNS),-max_total_time=$(or $(SECONDS),60))
 fuzz: setup build  ## libFuzzer on packet codec, request scanner, manifest, configuration; SECONDS= or RUNS= each
