@@ -48,7 +48,8 @@ configure() {
         echo 'INHERIT:remove = "uninative"'
         echo 'BB_NUMBER_PARSE_THREADS = "2"'
         # meta-imx asks for layers that are not needed to parse what is checked here.
-        [ "$1" = generic ] || echo 'BB_DANGLINGAPPENDS_WARNONLY = "1"'
+        # ... and bitbake of scarthgap can be told so.
+        [ "$1" = generic ] || ! grep -q scarthgap "$core/conf/layer.conf" || echo 'BB_DANGLINGAPPENDS_WARNONLY = "1"'
         [ "$1" = generic ] || echo 'BBMASK += "meta-imx-bsp/recipes-security meta-imx-bsp/recipes-bsp/trusted"'
     } > "$build/conf/local.conf"
     shift 3
