@@ -130,7 +130,8 @@ def test_fragments_are_named_and_well_formed() -> None:
     assert {path.name for path in fragments} == set(re.findall(r"vlad-\w+\.cfg", include))
     for path in fragments:
         for line in path.read_text().splitlines():
-            assert re.fullmatch(r"CONFIG_\w+=[ym]|# CONFIG_\w+ is not set|# (?!CONFIG_).*", line), f"{path.name}: {line}"
+            right = re.fullmatch(r"CONFIG_\w+=[ym]|# CONFIG_\w+ is not set|# (?!CONFIG_).*", line)
+            assert right, f"{path.name}: {line}"
 
 
 def test_fragments_have_what_the_doctor_wants() -> None:
