@@ -82,13 +82,21 @@ check() {
             parse) in_build bitbake -p; grep -E '^Parsing of' "$build/log" ;;
             variables)
                 for recipe in $recipes; do
+                    # With -b, without parsing all layers; but it leaves bbappends out.
                     in_build bitbake -b "$recipe" -e
                     mv "$build/log" "$build/$(basename "$recipe" .bb).env"
                 done
                 PYTHONDONTWRITEBYTECODE=1 python3 "$here/check_variables.py" "$build" "$sources/openembedded-core" "$here/.."
                 ;;
             unpack) in_build bitbake -b "$vlad" -c unpack ;;
-            plan) in_build bitbake -n vlad-image packagegroup-vlad-bench; grep -E 'Attempted|tasks' "$build/log" | tail -n 1 ;;
+            plan)
+                if [ -n "$kernel" ]; then
+                    in_build bitbake -e "$kernel"
+                    mv "$build/log" "$build/$kernel.env"
+                    python3 -B "$here/check_variables.py" "$build" "$sources/openembedded-core" "$here/.."
+                fi
+                in_build bitbake -n vlad-image packagegroup-vlad-bench; grep -E 'Attempted|tasks' "$build/log" | tail -n 1
+                ;;
         esac
     done
 }
@@ -98,6 +106,7 @@ oe=$sources/meta-openembedded
 vlad=$layer/recipes-vlad/vlad/vlad_git.bb
 own="$vlad $layer/recipes-vlad/packagegroups/packagegroup-vlad.bb"
 recipes="$own $layer/recipes-vlad/images/vlad-image.bb $(echo "$layer"/recipes-devtools/python/*.bb)"
+kernel=
 configure generic qemuarm64 nodistro "$core" "$oe/meta-oe" "$oe/meta-python" "$layer"
 check
 
@@ -109,7 +118,7 @@ case " $steps " in *" layer "*)
 esac
 
 if [ -d "$sources/meta-imx/meta-imx-bsp" ] && [ -d "$sources/meta-freescale" ]; then
-    recipes="$own $(echo "$sources"/meta-imx/meta-imx-bsp/recipes-kernel/linux/linux-imx_*.bb)"
+    recipes=$own kernel=linux-imx
     for machine in imx95-19x19-lpddr5-evk imx95-15x15-lpddr4x-frdm; do
         if [ ! -e "$sources/meta-imx/meta-imx-bsp/conf/machine/$machine.conf" ]; then
             echo "check.sh: SKIPPED: this meta-imx has no machine $machine" >&2
