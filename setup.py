@@ -1,7 +1,8 @@
 """Builds the C core once as a static library, the Cython modules over it, and vlad-safe-stop.
 
 Switches (environment): VLAD_SANITIZE=1 (ASan + UBSan), VLAD_COVERAGE=1 (gcov), VLAD_DEBUG=1
-(-O0, assertions, Cython bounds checks), VLAD_MARCH=cortex-a55 (-mcpu/-march).
+(-O0, assertions, Cython bounds checks), VLAD_MARCH=cortex-a55 (-mcpu/-march; kernels choose by the
+processor that they run on, whatever this says).
 CC, CFLAGS, LDFLAGS and LDSHARED of a cross build are obeyed; what the target is, the compiler says.
 Everything else is in pyproject.toml.
 """
@@ -27,6 +28,7 @@ FUSED_SOURCES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc/fused").g
 FUSED_HEADERS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc/fused").glob("*.h"))
 AMX = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
 
+MACHINE = sysconfig.get_platform().rpartition("-")[2]  # that is built for, which cross-compiling is not the own
 DEBUG = os.environ.get("VLAD_DEBUG") == "1"
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion"]
 FLAGS = ["-std=gnu11", "-fPIC", "-pthread", *(["-O0", "-g3"] if DEBUG else ["-O2", "-g", "-DNDEBUG"])]

@@ -34,6 +34,9 @@ static _Atomic int check_count; /* any thread may check */
     printf("survived: row %d react_ns %lld rest_ns %lld\n", (int)(row),   \
            (long long)(react_ns), (long long)(rest_ns))
 
+/* Of what the kernel under a test lacks, as emulators do; tests/unit/test_csrc.py allows for none. */
+#define SKIPPED(why) printf("skipped: %s: %s\n", __func__, why)
+
 #define CHECK_DONE()                                    \
     do {                                                \
         printf("%s: %d checks\n", __FILE__, check_count); \

@@ -41,6 +41,7 @@ def rows(program: str) -> list[int]:
 )
 def test_under_asan_and_ubsan(program: str, survival: Survival) -> None:
     output = make(f"run/asan/{program}")
+    assert not re.search(r"^skipped:", output, re.M), output
     assert re.search(r": [1-9]\d* checks$", output, re.M)
     survival.printed(output)
 
