@@ -26,9 +26,12 @@ SAFE_STOP = "vlad/_native/vlad-safe-stop"
 FUSED = "vlad/_native/vlad-fused.so"  # operators for ONNX Runtime
 FUSED_SOURCES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc/fused").glob("*.c"))
 FUSED_HEADERS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc/fused").glob("*.h"))
-AMX = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"]
+KERNELS = {  # files that end so are of this machine, and compiled so; csrc/Makefile has the same
+    "_amx.c": ("x86_64", ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512bf16", "-mamx-tile",
+                          "-mamx-bf16"]),
+    "_neon.c": ("aarch64", ["-fno-schedule-insns"]),  # which loads more ahead than there are registers
+}
 
-MACHINE = sysconfig.get_platform().rpartition("-")[2]  # that is built for, which cross-compiling is not the own
 DEBUG = os.environ.get("VLAD_DEBUG") == "1"
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion"]
 FLAGS = ["-std=gnu11", "-fPIC", "-pthread", *(["-O0", "-g3"] if DEBUG else ["-O2", "-g", "-DNDEBUG"])]
@@ -69,16 +72,17 @@ class BuildNative(build_ext):
         self.build_fused(machine)
         super().build_extensions()
 
-    def build_fused(self, machine: str) -> None:
-        """The operators; those that need AMX where the compiler's target may have it. Once loaded they stay:
-        threads of any age end through scratch.c."""
+    def build_fused(self, target: str) -> None:
+        """The operators, with the kernels of the machine that is built for. Once loaded they stay: threads of any
+        age end through scratch.c.
+        """
         objects = []
         for source in FUSED_SOURCES:
-            if not source.endswith("_amx.c") or machine == "x86_64":
+            machine, flags = next((of for end, of in KERNELS.items() if source.endswith(end)), (target, []))
+            if machine == target:
                 objects += self.compiler.compile(
                     [source], output_dir=self.build_temp, depends=FUSED_HEADERS,
-                    extra_postargs=[*FLAGS, "-O3", "-fvisibility=hidden", *WARNINGS,
-                                    *(AMX if source.endswith("_amx.c") else [])],
+                    extra_postargs=[*FLAGS, "-O3", "-fvisibility=hidden", *WARNINGS, *flags],
                 )
         self.compiler.link_shared_object(objects, str(Path(self.build_lib) / FUSED),
                                          extra_postargs=[*LINK, "-Wl,-z,nodelete"])

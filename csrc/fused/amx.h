@@ -61,7 +61,7 @@ static inline void amx_transpose(__m512i r[AMX_ROWS]) /* 16 x 16 of 32 bits */
 
 static inline __mmask16 amx_lanes(size_t count) /* the first `count`, at most 16 */
 {
-    return count >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << count) - 1);
+    return (__mmask16)(count >= 16 ? 0xffffu : (1u << count) - 1);
 }
 
 /* 32 float32 of which `count` exist, to bfloat16; the others are 0. */

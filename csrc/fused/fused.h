@@ -1,4 +1,4 @@
-/* fused.h: products and attention in bfloat16 on AMX tiles, for ONNX Runtime (fused_ops.c).
+/* fused.h: products and attention in bfloat16 for ONNX Runtime (fused_ops.c), on AMX tiles or in NEON.
  *
  * Factors are rounded to bfloat16, or are already; sums are float32. Pure but for scratch
  * memory that each thread keeps (scratch.c). Sizes may be anything above 0. */
@@ -47,21 +47,36 @@ struct vlad_attention {
     size_t n, s, heads, kv_heads, head_dim;
 };
 
-/* True where this processor has AMX bfloat16 and the kernel lets this process use it; asks for the
- * right to, once for all threads. */
-bool vlad_amx_allowed(void);
+/* y[n][width] = (x - mean of its row) / sqrt(variance + epsilon) * weight + bias, in float32, rounded to
+ * bfloat16. */
+struct vlad_norm {
+    const float *x, *weight, *bias;
+    uint16_t *y;
+    size_t n, width;
+    float epsilon;
+};
 
-/* Both false when out of memory. */
+/* Those of one kind of processor. False when out of memory. */
+struct vlad_kernels {
+    bool (*linear)(const struct vlad_linear *job, const struct vlad_pool *pool);
+    bool (*attention)(const struct vlad_attention *job, const struct vlad_pool *pool);
+    bool (*norm)(const struct vlad_norm *job, const struct vlad_pool *pool);
+};
+
+/* Those that this processor has and the kernel lets this process use, NULL where there are none. What needs to be
+ * asked for is asked for here, once for all threads. */
+const struct vlad_kernels *vlad_kernels(void);
+
+/* Compiled for x86-64 (*_amx.c) and for aarch64 (*_neon.c). */
 bool vlad_linear_amx(const struct vlad_linear *job, const struct vlad_pool *pool);
 bool vlad_attention_amx(const struct vlad_attention *job, const struct vlad_pool *pool);
+bool vlad_norm_amx(const struct vlad_norm *job, const struct vlad_pool *pool);
+bool vlad_linear_neon(const struct vlad_linear *job, const struct vlad_pool *pool);
+bool vlad_attention_neon(const struct vlad_attention *job, const struct vlad_pool *pool);
+bool vlad_norm_neon(const struct vlad_norm *job, const struct vlad_pool *pool);
 
 /* float32 throughout, on any processor: x [n][heads * 2 * half] turned by the angles of cos and sin [n][half], head by head. */
 void vlad_rope(const float *x, const float *cosine, const float *sine, float *y, size_t n, size_t heads, size_t half);
-
-/* y[n][width] = (x - mean of its row) / sqrt(variance + epsilon) * weight + bias, in float32, rounded to
- * bfloat16. */
-void vlad_norm_amx(const float *x, const float *weight, const float *bias, uint16_t *y, size_t n, size_t width,
-                   float epsilon, const struct vlad_pool *pool);
 
 enum vlad_scratch { VLAD_SCRATCH_SHARED, VLAD_SCRATCH_OWN, VLAD_SCRATCH_COUNT };
 

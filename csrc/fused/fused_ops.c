@@ -1,9 +1,9 @@
 /* fused_ops.c: the kernels of fused.h as operators of ONNX Runtime, domain `vlad`.
  *
- *     Linear and what continues its name         bfloat16, with AMX
- *     AttentionBfloat16 and its like             bfloat16, with AMX
- *     LayerNormRounded                           float32 to bfloat16, where there is AMX
- *     Rope                                       float32
+ *     Linear and what continues its name         bfloat16
+ *     AttentionBfloat16 and its like             bfloat16
+ *     LayerNormRounded                           float32 to bfloat16
+ *     Rope                                       float32, on any processor; the others where it has kernels
  *
  * A file that uses one defines it as a function of the same name in plain ONNX, which
  * vlad/build/functions.py writes and documents: where an operator is not registered, ONNX Runtime
@@ -36,6 +36,7 @@ struct operator;
 struct kernel {
     const struct vlad_ort_api *api;
     const struct operator *op;
+    const struct vlad_kernels *run; /* but of Rope */
     int64_t heads, kv_heads; /* of attention */
     float epsilon;           /* of a norm */
 };
@@ -163,7 +164,7 @@ static vlad_ort_status *linear(void *self, vlad_ort_context *context)
     status = output(kernel->api, context, in[0].rows, in[2].columns, &job.y.data);
     if (status || !job.m || !job.n)
         return status;
-    if (!vlad_linear_amx(&job, &(struct vlad_pool){run, &threads}) || threads.failed)
+    if (!kernel->run->linear(&job, &(struct vlad_pool){run, &threads}) || threads.failed)
         return error(kernel->api, "vlad.Linear: out of memory");
     return NULL;
 }
@@ -193,7 +194,7 @@ static vlad_ort_status *attention(void *self, vlad_ort_context *context)
     status = output(kernel->api, context, in[0].rows, in[0].columns, &job.y.data);
     if (status || !job.n)
         return status;
-    if (!vlad_attention_amx(&job, &(struct vlad_pool){run, &threads}) || threads.failed)
+    if (!kernel->run->attention(&job, &(struct vlad_pool){run, &threads}) || threads.failed)
         return error(kernel->api, "vlad.Attention: out of memory");
     return NULL;
 }
@@ -203,6 +204,7 @@ static vlad_ort_status *norm(void *self, vlad_ort_context *context)
     struct kernel *kernel = self;
     struct threads threads = {kernel->api, context, false};
     struct matrix in[3];
+    struct vlad_norm job;
     void *y;
     vlad_ort_status *status = inputs(kernel->api, context, 3, in);
 
@@ -213,9 +215,13 @@ static vlad_ort_status *norm(void *self, vlad_ort_context *context)
     status = output(kernel->api, context, in[0].rows, in[0].columns, &y);
     if (status || !in[0].rows || !in[0].columns)
         return status;
-    vlad_norm_amx(in[0].data, in[1].data, in[2].data, y, (size_t)in[0].rows, (size_t)in[0].columns, kernel->epsilon,
-                  &(struct vlad_pool){run, &threads});
-    return threads.failed ? error(kernel->api, "vlad.LayerNorm: its threads failed") : NULL;
+    job = (struct vlad_norm){
+        .x = in[0].data, .weight = in[1].data, .bias = in[2].data, .y = y, .n = (size_t)in[0].rows,
+        .width = (size_t)in[0].columns, .epsilon = kernel->epsilon,
+    };
+    if (!kernel->run->norm(&job, &(struct vlad_pool){run, &threads}) || threads.failed)
+        return error(kernel->api, "vlad.LayerNorm: its threads failed");
+    return NULL;
 }
 
 static vlad_ort_status *rope(void *self, vlad_ort_context *context)
@@ -286,6 +292,7 @@ static vlad_ort_status *create(const struct vlad_ort_op *op, const struct vlad_o
         return error(api, "out of memory");
     kernel->api = api;
     kernel->op = of(op);
+    kernel->run = vlad_kernels();
     if (op->compute_v2 == attention)
         status = heads(api, info, kernel);
     else if (op->compute_v2 == norm)
@@ -313,7 +320,7 @@ static vlad_ort_status *create(const struct vlad_ort_op *op, const struct vlad_o
 static const struct operator everywhere[] = {
     {.op = {COMMON, .compute_v2 = rope}, .name = "Rope", .inputs = 3},
 };
-static const struct operator with_amx[] = {
+static const struct operator with_kernels[] = {
     {LINEAR, .name = "Linear", .inputs = 3},
     {LINEAR, .name = "LinearGelu", .inputs = 3, .activation = VLAD_ACTIVATION_GELU_TANH},
     {LINEAR, .name = "LinearSilu", .inputs = 3, .activation = VLAD_ACTIVATION_SILU},
@@ -361,8 +368,8 @@ vlad_ort_status *RegisterCustomOps(vlad_ort_options *options, const struct vlad_
         status = VLAD_ORT_CALL(api, VLAD_ORT_CREATE_CUSTOM_OP_DOMAIN, status_of_domain)("vlad", &made);
         if (!status)
             status = add(api, made, everywhere, COUNT(everywhere));
-        if (!status && vlad_amx_allowed())
-            status = add(api, made, with_amx, COUNT(with_amx));
+        if (!status && vlad_kernels())
+            status = add(api, made, with_kernels, COUNT(with_kernels));
         if (!status)
             domain = made;
     }

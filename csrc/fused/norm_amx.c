@@ -5,16 +5,10 @@
 
 #define ROWS 32 /* of one task */
 
-struct state {
-    const float *x, *weight, *bias;
-    struct vlad_values y;
-    size_t n, width;
-    float epsilon;
-};
-
 static void norm(void *data, size_t index)
 {
-    const struct state *s = data;
+    const struct vlad_norm *s = data;
+    const struct vlad_values y_values = {s->y, true};
     size_t last = (index + 1) * ROWS < s->n ? (index + 1) * ROWS : s->n;
     float width = (float)s->width;
 
@@ -45,15 +39,13 @@ static void norm(void *data, size_t index)
                 y[j] = _mm512_mul_ps(_mm512_mul_ps(off, scale), _mm512_maskz_loadu_ps(lanes[j], s->weight + from));
                 y[j] = _mm512_add_ps(y[j], _mm512_maskz_loadu_ps(lanes[j], s->bias + from));
             }
-            amx_store(&s->y, row * s->width + at, y, lanes);
+            amx_store(&y_values, row * s->width + at, y, lanes);
         }
     }
 }
 
-void vlad_norm_amx(const float *x, const float *weight, const float *bias, uint16_t *y, size_t n, size_t width,
-                   float epsilon, const struct vlad_pool *pool)
+bool vlad_norm_amx(const struct vlad_norm *job, const struct vlad_pool *pool)
 {
-    struct state s = {x, weight, bias, {y, true}, n, width, epsilon};
-
-    pool->run(pool->self, norm, (n + ROWS - 1) / ROWS, &s);
+    pool->run(pool->self, norm, (job->n + ROWS - 1) / ROWS, (void *)job);
+    return true;
 }
