@@ -113,12 +113,18 @@ static float32x4_t soften(const struct state *s, float *scores, const float *mas
     return vdivq_f32(vdupq_n_f32(1.0f), sum);
 }
 
+#define ADD(query, weights, lane)                                                   \
+    do {                                                                            \
+        c[query][0] = vfmaq_laneq_f32(c[query][0], left, weights, lane);            \
+        c[query][1] = vfmaq_laneq_f32(c[query][1], right, weights, lane);           \
+    } while (0)
+
 /* Weighted values of `count` queries, to the result from `y` on. */
 static void multiply_values(const struct state *s, const float *values, const float *weights,
                             const float32x4_t scale[2], size_t y, size_t count)
 {
-    size_t width = s->job->heads * s->job->head_dim;
-    float scales[QUERIES];
+    size_t d = s->job->head_dim, width = s->job->heads * d, keys = s->job->s;
+    float scales[QUERIES], out[QUERIES][COLUMNS];
 
     vst1q_f32(scales, scale[0]);
     vst1q_f32(scales + 4, scale[1]);
@@ -128,26 +134,26 @@ static void multiply_values(const struct state *s, const float *values, const fl
 
         for (size_t i = 0; i < QUERIES; i++)
             c[i][0] = c[i][1] = vdupq_n_f32(0);
-        for (size_t row = 0; row < s->job->s; row++, v += s->d, w += QUERIES) {
-            float32x4_t left = vld1q_f32(v), right = vld1q_f32(v + 4);
+        for (size_t row = 0; row < keys; row++, v += s->d, w += QUERIES) {
+            float32x4_t left = vld1q_f32(v), right = vld1q_f32(v + 4), p = vld1q_f32(w), more = vld1q_f32(w + 4);
 
-            for (size_t half = 0; half < 2; half++) {
-                float32x4_t p = vld1q_f32(w + 4 * half), (*to)[2] = c + 4 * half;
-
-                to[0][0] = vfmaq_laneq_f32(to[0][0], left, p, 0);
-                to[0][1] = vfmaq_laneq_f32(to[0][1], right, p, 0);
-                to[1][0] = vfmaq_laneq_f32(to[1][0], left, p, 1);
-                to[1][1] = vfmaq_laneq_f32(to[1][1], right, p, 1);
-                to[2][0] = vfmaq_laneq_f32(to[2][0], left, p, 2);
-                to[2][1] = vfmaq_laneq_f32(to[2][1], right, p, 2);
-                to[3][0] = vfmaq_laneq_f32(to[3][0], left, p, 3);
-                to[3][1] = vfmaq_laneq_f32(to[3][1], right, p, 3);
-            }
+            ADD(0, p, 0);
+            ADD(1, p, 1);
+            ADD(2, p, 2);
+            ADD(3, p, 3);
+            ADD(4, more, 0);
+            ADD(5, more, 1);
+            ADD(6, more, 2);
+            ADD(7, more, 3);
+        }
+        for (size_t i = 0; i < QUERIES; i++) { /* of all: so the sums were in registers */
+            vst1q_f32(out[i], c[i][0]);
+            vst1q_f32(out[i] + 4, c[i][1]);
         }
         for (size_t i = 0; i < count; i++)
-            for (size_t j = 0; j < 2 && from + 4 * j < s->job->head_dim; j++)
-                neon_store(&s->job->y, y + i * width + from + 4 * j, vmulq_n_f32(c[i][j], scales[i]),
-                           s->job->head_dim - from - 4 * j);
+            for (size_t j = 0; j < COLUMNS && from + j < d; j += 4)
+                neon_store(&s->job->y, y + i * width + from + j, vmulq_n_f32(vld1q_f32(out[i] + j), scales[i]),
+                           d - from - j);
     }
 }
 

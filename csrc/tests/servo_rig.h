@@ -13,7 +13,9 @@
 
 #define MS VLAD_NS_PER_MS
 #define MILLI (VLAD_NU_PER_UNIT / 1000) /* rad */
+#ifndef JOINTS
 #define JOINTS 3
+#endif
 #define ALL ((1u << JOINTS) - 1)
 #define TICK (10 * MS)
 #define ACTION INT64_C(33333333)
