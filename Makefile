@@ -10,7 +10,7 @@ LEROBOT := $(addprefix tests/reference/test_,smolvla_chunks.py smolvla_settings.
 export MUJOCO_GL ?= osmesa
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system build demo test lint bench bench-report reference reference-newest teabag-policy survival tflite-runtime vm systemd fuzz mutation soak model-check replay-runs yocto clean
+.PHONY: help setup system build demo test lint bench bench-report reference reference-newest teabag-policy survival tflite-runtime vm systemd fuzz mutation soak model-check replay-runs yocto aarch64 clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -41,7 +41,7 @@ demo: setup build  ## simulated arm, real daemon, shipped policy: about a minute
 	$(PY) -m vlad.main demo $(DEMO)
 
 test: setup build  ## all tests that need neither LeRobot nor a virtual machine
-	$(PY) -m pytest tests --ignore=tests/vm --ignore=tests/systemd --ignore=tests/tflite_runtime $(LEROBOT:%=--ignore=%) $(TEST)
+	$(PY) -m pytest tests --ignore=tests/vm --ignore=tests/systemd --ignore=tests/aarch64 --ignore=tests/tflite_runtime $(LEROBOT:%=--ignore=%) $(TEST)
 
 bench: setup build  ## pytest-benchmark: servo lateness, compute, chunk latency
 	@tools/system_packages.sh rt-tests
@@ -96,8 +96,8 @@ teabag-policy: setup build $(REFERENCE)/.simulator  ## the shipped tea bag polic
 # the sake of a busy machine; the page says which.
 survival: setup build  ## every row of the fault table provoked and measured: docs/survival.md
 	rm -rf build/survival
-	-$(PY) -m pytest tests -m fault --ignore=tests/vm --ignore=tests/systemd --ignore=tests/tflite_runtime $(LEROBOT:%=--ignore=%) $(TEST)
-	-$(PY) -m pytest tests -m fault --last-failed --last-failed-no-failures none --ignore=tests/systemd $(LEROBOT:%=--ignore=%)
+	-$(PY) -m pytest tests -m fault --ignore=tests/vm --ignore=tests/systemd --ignore=tests/aarch64 --ignore=tests/tflite_runtime $(LEROBOT:%=--ignore=%) $(TEST)
+	-$(PY) -m pytest tests -m fault --last-failed --last-failed-no-failures none --ignore=tests/systemd --ignore=tests/aarch64 $(LEROBOT:%=--ignore=%)
 	$(PY) tools/survival_page.py
 
 replay-runs: setup build  ## record the runs of tests/replay anew, on the simulated arm
@@ -129,6 +129,18 @@ yocto: setup  ## the Yocto layer; SOURCES=DIR has bitbake parse and plan it, too
 	$(PY) -m pytest tests/yocto $(TEST)
 	@[ -z "$(SOURCES)" ] || tools/system_packages.sh chrpath cpio diffstat file gawk locales lz4 zstd
 	yocto/check.sh "$(SOURCES)" $(STEPS)
+# Debian's arm64 packages are unpacked under build/, nothing is installed from them; 320 MB.
+AARCH64 := build/aarch64
+$(AARCH64)/.root: pyproject.toml tools/aarch64/root.sh
+	@echo "aarch64: a root for the emulator, and aarch64 wheels of what vlad needs (about 20 s)"
+	tools/aarch64/root.sh $(AARCH64) $(PY)
+	touch $@
+
+aarch64: setup  ## the same code for the board's cores, emulated: tests with and without what an A55 adds, instruction counts
+	@tools/system_packages.sh gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
+	$(MAKE) --no-print-directory $(AARCH64)/.root
+	flock build/.lock tools/aarch64/wheel.sh $(AARCH64) $(PY)
+	$(PY) -m pytest tests/aarch64 -v -rA --show-capture=stdout $(TEST)
 
 FUZZ_LIMIT = $(if $(RUNS),-runs=$(RUNS),-max_total_time=$(or $(SECONDS),60))
 fuzz: setup build  ## libFuzzer on packet codec, request scanner, manifest, configuration; SECONDS= or RUNS= each
