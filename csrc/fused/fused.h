@@ -56,11 +56,22 @@ struct vlad_norm {
     float epsilon;
 };
 
+/* y[m][n] = x[m][k] times the transpose of w[n][k], in whole numbers: each row of x is rounded to 127ths of its
+ * greatest magnitude, a column of the result has the unit scale[n]; then bias[n] is added. The sums are exact, so the
+ * result is the same on every processor. */
+struct vlad_linear8 {
+    const float *x, *scale, *bias;
+    const int8_t *w;
+    float *y;
+    size_t m, n, k;
+};
+
 /* Those of one kind of processor. False when out of memory. */
 struct vlad_kernels {
     bool (*linear)(const struct vlad_linear *job, const struct vlad_pool *pool);
     bool (*attention)(const struct vlad_attention *job, const struct vlad_pool *pool);
     bool (*norm)(const struct vlad_norm *job, const struct vlad_pool *pool);
+    bool (*linear8)(const struct vlad_linear8 *job, const struct vlad_pool *pool); /* NULL: ONNX Runtime's are faster */
 };
 
 /* Those that this processor has and the kernel lets this process use, NULL where there are none. What needs to be
@@ -74,6 +85,8 @@ bool vlad_norm_amx(const struct vlad_norm *job, const struct vlad_pool *pool);
 bool vlad_linear_neon(const struct vlad_linear *job, const struct vlad_pool *pool);
 bool vlad_attention_neon(const struct vlad_attention *job, const struct vlad_pool *pool);
 bool vlad_norm_neon(const struct vlad_norm *job, const struct vlad_pool *pool);
+bool vlad_linear8_neon(const struct vlad_linear8 *job, const struct vlad_pool *pool);
+bool vlad_linear8_dot(const struct vlad_linear8 *job, const struct vlad_pool *pool); /* with ARMv8.2's dot products */
 
 /* float32 throughout, on any processor: x [n][heads * 2 * half] turned by the angles of cos and sin [n][half], head by head. */
 void vlad_rope(const float *x, const float *cosine, const float *sine, float *y, size_t n, size_t heads, size_t half);

@@ -3,6 +3,7 @@
  *     Linear and what continues its name         bfloat16
  *     AttentionBfloat16 and its like             bfloat16
  *     LayerNormRounded                           float32 to bfloat16
+ *     LinearToken8                               int8, on aarch64
  *     Rope                                       float32, on any processor; the others where it has kernels
  *
  * A file that uses one defines it as a function of the same name in plain ONNX, which
@@ -169,6 +170,32 @@ static vlad_ort_status *linear(void *self, vlad_ort_context *context)
     return NULL;
 }
 
+static vlad_ort_status *linear8(void *self, vlad_ort_context *context)
+{
+    struct kernel *kernel = self;
+    struct threads threads = {kernel->api, context, false};
+    struct matrix in[4];
+    struct vlad_linear8 job;
+    void *y;
+    vlad_ort_status *status = inputs(kernel->api, context, 4, in);
+
+    if (status)
+        return status;
+    if (in[1].columns != in[0].columns || in[1].columns < 1 || in[2].rows != 1 || in[3].rows != 1 ||
+        in[2].columns != in[1].rows || in[3].columns != in[1].rows)
+        return error(kernel->api, "vlad.LinearToken8: x [m, k], w [n, k], scale and bias [n] do not fit each other");
+    status = output(kernel->api, context, in[0].rows, in[1].rows, &y);
+    if (status || !in[0].rows || !in[1].rows)
+        return status;
+    job = (struct vlad_linear8){
+        .x = in[0].data, .w = in[1].data, .scale = in[2].data, .bias = in[3].data, .y = y, .m = (size_t)in[0].rows,
+        .n = (size_t)in[1].rows, .k = (size_t)in[0].columns,
+    };
+    if (!kernel->run->linear8(&job, &(struct vlad_pool){run, &threads}) || threads.failed)
+        return error(kernel->api, "vlad.LinearToken8: out of memory");
+    return NULL;
+}
+
 static vlad_ort_status *attention(void *self, vlad_ort_context *context)
 {
     struct kernel *kernel = self;
@@ -251,6 +278,8 @@ static int input_type(const struct vlad_ort_op *op, size_t index)
 {
     if (of(op)->op.compute_v2 == linear && index < 2)
         return index ? VLAD_ORT_BFLOAT16 : VLAD_ORT_ANY_TYPE;
+    if (of(op)->op.compute_v2 == linear8 && index == 1)
+        return VLAD_ORT_INT8;
     return of(op)->op.compute_v2 == attention && index < 3 ? VLAD_ORT_ANY_TYPE : VLAD_ORT_FLOAT;
 }
 static int output_type(const struct vlad_ort_op *op, size_t index)
@@ -335,6 +364,9 @@ static const struct operator with_kernels[] = {
     {ATTENTION, .name = "MaskedAttentionBfloat16Rounded", .inputs = 4, .rounded = true},
     {.op = {COMMON, .compute_v2 = norm}, .name = "LayerNormRounded", .inputs = 3, .rounded = true},
 };
+static const struct operator with_linear8[] = {
+    {.op = {COMMON, .compute_v2 = linear8}, .name = "LinearToken8", .inputs = 4},
+};
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 static vlad_ort_status *add(const struct vlad_ort_api *api, vlad_ort_domain *domain, const struct operator *ops,
@@ -363,13 +395,16 @@ vlad_ort_status *RegisterCustomOps(vlad_ort_options *options, const struct vlad_
         return error(base->get_api(1), "vlad's operators need ONNX Runtime 1.20 or later");
     pthread_mutex_lock(&lock);
     if (!domain) {
+        const struct vlad_kernels *kernels = vlad_kernels();
         vlad_ort_domain *made;
 
         status = VLAD_ORT_CALL(api, VLAD_ORT_CREATE_CUSTOM_OP_DOMAIN, status_of_domain)("vlad", &made);
         if (!status)
             status = add(api, made, everywhere, COUNT(everywhere));
-        if (!status && vlad_kernels())
+        if (!status && kernels)
             status = add(api, made, with_kernels, COUNT(with_kernels));
+        if (!status && kernels && kernels->linear8)
+            status = add(api, made, with_linear8, COUNT(with_linear8));
         if (!status)
             domain = made;
     }

@@ -24,16 +24,27 @@ static bool amx_allowed(void)
 
 const struct vlad_kernels *vlad_kernels(void)
 {
-    static const struct vlad_kernels amx = {vlad_linear_amx, vlad_attention_amx, vlad_norm_amx};
+    static const struct vlad_kernels amx = {vlad_linear_amx, vlad_attention_amx, vlad_norm_amx, NULL};
 
     return amx_allowed() ? &amx : NULL;
 }
-#elif defined __aarch64__ /* where NEON is part of the architecture */
+#elif defined __aarch64__ /* where NEON is part of the architecture, and dot products are not */
+#include <sys/auxv.h>
+
+#ifndef HWCAP_ASIMDDP
+#define HWCAP_ASIMDDP (1 << 20)
+#endif
+
 const struct vlad_kernels *vlad_kernels(void)
 {
-    static const struct vlad_kernels neon = {vlad_linear_neon, vlad_attention_neon, vlad_norm_neon};
+    static const struct vlad_kernels neon = {
+        vlad_linear_neon, vlad_attention_neon, vlad_norm_neon, vlad_linear8_neon
+    };
+    static const struct vlad_kernels with_dot = {
+        vlad_linear_neon, vlad_attention_neon, vlad_norm_neon, vlad_linear8_dot
+    };
 
-    return &neon;
+    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP ? &with_dot : &neon;
 }
 #else
 const struct vlad_kernels *vlad_kernels(void)

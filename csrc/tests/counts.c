@@ -157,13 +157,19 @@ static void count_fused(void)
         .width = 720, .epsilon = 1e-5f,
     };
 
-    CHECK(kernels);
+    struct vlad_linear8 linear8 = {
+        .x = linear.x.data, .w = (const int8_t *)floats(720 * 64), .scale = linear.bias, .bias = linear.bias,
+        .y = linear.y.data, .m = 50, .n = 256, .k = 720,
+    };
+
+    CHECK(kernels && kernels->linear8);
     COUNT("Linear [50, 720] x [720, 256]", 1, CHECK(kernels->linear(&linear, &pool)));
     linear.activation = VLAD_ACTIVATION_GELU_TANH;
     COUNT("LinearGelu [50, 720] x [720, 256]", 1, CHECK(kernels->linear(&linear, &pool)));
     linear.m = 1;
     linear.activation = VLAD_ACTIVATION_NONE;
     COUNT("Linear [1, 720] x [720, 256]", 1, CHECK(kernels->linear(&linear, &pool)));
+    COUNT("LinearToken8 [50, 720] x [720, 256]", 1, CHECK(kernels->linear8(&linear8, &pool)));
     COUNT("AttentionBfloat16, 50 queries, 241 keys", 1, CHECK(kernels->attention(&attention, &pool)));
     COUNT("LayerNormRounded [50, 720]", 1, CHECK(kernels->norm(&norm, &pool)));
     COUNT("Rope [50, 15 heads of 64]", 1,

@@ -182,6 +182,39 @@ static void check_norm(const struct vlad_kernels *kernels, size_t n, size_t widt
     }
 }
 
+/* Bit for bit what is computed one number at a time. */
+static void check_linear8(const struct vlad_kernels *kernels, size_t m, size_t n, size_t width)
+{
+    static int8_t w8[MOST], quanta[1100];
+    struct vlad_linear8 job = {.x = x, .w = w8, .scale = other, .bias = bias, .y = y, .m = m, .n = n, .k = width};
+
+    fill(x, m * width, up_to(2) == 1 ? 3 : 1e-15f);
+    fill(other, n, 0.1f);
+    fill(bias, n, 1);
+    for (size_t i = 0; i < n * width; i++)
+        w8[i] = (int8_t)random_in(-127, 127);
+    CHECK(kernels->linear8(&job, &pool));
+    for (size_t i = 0; i < m; i++) {
+        float greatest = 1e-12f;
+
+        for (size_t at = 0; at < width; at++)
+            greatest = fmaxf(greatest, fabsf(x[i * width + at]));
+        for (size_t at = 0; at < width; at++)
+            quanta[at] = (int8_t)rintf(x[i * width + at] / greatest / (1.0f / 127));
+        for (size_t j = 0; j < n; j++) {
+            volatile float unit = other[j] * (1.0f / 127), scaled; /* each product is rounded */
+            int32_t sum = 0;
+
+            for (size_t at = 0; at < width; at++)
+                sum += quanta[at] * w8[j * width + at];
+            scaled = (float)sum * unit;
+            scaled = scaled * greatest;
+            scaled = scaled + bias[j];
+            CHECK(memcmp(&y[i * n + j], (const float[]){scaled}, sizeof(float)) == 0);
+        }
+    }
+}
+
 /* What is not a number comes out as none: the gate counts on it. */
 static void check_not_a_number(const struct vlad_kernels *kernels)
 {
@@ -196,6 +229,13 @@ static void check_not_a_number(const struct vlad_kernels *kernels)
     CHECK(kernels->linear(&job, &pool));
     for (size_t i = 0; i < 60; i++)
         CHECK(isnan(result(&job.y, i)) == (i / 20 == 1));
+    if (kernels->linear8) {
+        struct vlad_linear8 whole = {.x = x, .w = (const int8_t *)w, .scale = bias, .bias = bias, .y = y, .m = 3, .n = 20, .k = 33};
+
+        CHECK(kernels->linear8(&whole, &pool));
+        for (size_t i = 0; i < 60; i++)
+            CHECK(isnan(y[i]) == (i / 20 == 1));
+    }
 }
 
 int main(void)
@@ -215,6 +255,8 @@ int main(void)
         check_attention(kernels, up_to(40), up_to(70), up_to(2), up_to(3), (size_t[]){1, 8, 24, 64, 70}[up_to(5) - 1], i);
     for (size_t width = 1; width < 100; width += 7)
         check_norm(kernels, width % 17 + 1, width);
+    for (int i = 0; kernels->linear8 && i < 30; i++)
+        check_linear8(kernels, up_to(30), up_to(140), up_to(200));
     check_not_a_number(kernels);
     CHECK_DONE();
 }

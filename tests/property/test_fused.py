@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from vlad.backend import FUSED
 from vlad.build.bfloat16 import rounded
@@ -41,7 +41,9 @@ def session(
     """A model of one call, of float32 in and out; the inputs whose letter is in `narrow` reach it as bfloat16."""
     constants, declared = [], []
     for key, value in inputs.items():
-        if key == "w":
+        if value.dtype == np.int8:
+            constants.append(numpy_helper.from_array(value, key))
+        elif key == "w":
             constants.append(helper.make_tensor(key, TensorProto.BFLOAT16, value.shape, value.tobytes(), raw=True))
         else:
             declared.append(helper.make_tensor_value_info(key, TensorProto.FLOAT, value.shape))
@@ -54,7 +56,7 @@ def session(
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, None])
     model = helper.make_model(
         helper.make_graph(nodes, "one", declared, [output], constants),
-        opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)],
+        opset_imports=[helper.make_opsetid(domain, n) for domain, n in (("", 20), (DOMAIN, 1), ("com.microsoft", 1))],
         functions=[function(name, heads)],
         ir_version=9,
     )
@@ -122,6 +124,21 @@ def test_linear(name: str, sizes: tuple[int, int, int], seed: int, threads: int,
     for fused in (True, False):
         found = compute(name, inputs, fused=fused, threads=threads, narrow=narrow)
         np.testing.assert_allclose(found, expected, rtol=coarse + 2e-5, atol=2e-5 * (1 + np.abs(x).max()))
+
+
+@settings(max_examples=40, deadline=None)
+@given(SIZES, st.integers(1, 150), st.integers(1, 300), SEEDS, st.sampled_from([1, 2]))
+def test_linear_in_whole_numbers(m: int, n: int, k: int, seed: int, threads: int) -> None:
+    generator = np.random.default_rng(seed)
+    x = generator.standard_normal((m, k), dtype=np.float32) * generator.choice([0.01, 1, 30], (m, 1)).astype(np.float32)
+    w = generator.integers(-127, 128, (n, k), np.int8)
+    scale, bias = (generator.standard_normal(n, dtype=np.float32) for _ in range(2))
+    greatest = np.abs(x).max(axis=1, keepdims=True)
+    quanta = np.rint(x / greatest / np.float32(1 / 127)).astype(np.int64)
+    expected = (quanta @ w.T.astype(np.int64)) * (scale * np.float32(1 / 127)).astype(np.float64) * greatest + bias
+    for fused in (True, False):
+        found = compute("LinearToken8", {"x": x, "w": w, "scale": scale, "bias": bias}, fused=fused, threads=threads)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * k * np.abs(greatest).max())
 
 
 @settings(max_examples=30, deadline=None)

@@ -11,6 +11,8 @@ The body is also the kernel's definition, rounding included.
     LinearGelu, LinearSilu   of which GELU (tanh) or SiLU is taken
     LinearAdd, LinearMul     (x, w, bias, other [m, n] or [1, n]) -> other + or * Linear(x, w, bias)
     LayerNorm                (x [n, width], weight [width], bias [width]) -> as x
+    LinearToken8             (x [m, k], w int8 [n, k], scale [n], bias [n]) -> [m, n]: each row of x rounded to 127ths
+                             of its greatest magnitude, times the transpose of w, whose rows have units of scale
 
 The scale of attention is in q already; query head h sees head h * kv_heads / heads of k and v.
 `AttentionBfloat16` and `MaskedAttentionBfloat16` round q, k, v and the unnormalised weights.
@@ -33,7 +35,10 @@ VERSION = 1
 BFLOAT16 = "Bfloat16"
 ROUNDED = "Rounded"
 LINEAR = ("Linear", "LinearGelu", "LinearSilu", "LinearAdd", "LinearMul")
+TOKEN8 = "LinearToken8"
 _OPSETS = [helper.make_opsetid("", 20)]
+_MICROSOFT = "com.microsoft"  # of operators that only ONNX Runtime has
+_TINY = 1e-12  # the least that a row of LinearToken8 is divided by
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,11 +96,15 @@ def function(name: str, heads: Heads | None) -> onnx.FunctionProto:
         body.op("LayerNormalization", *inputs, result=y, axis=-1)
         epsilon = onnx.AttributeProto(name="epsilon", ref_attr_name="epsilon", type=onnx.AttributeProto.FLOAT)
         body.nodes[-1].attribute.append(epsilon)
+    elif kind == TOKEN8:
+        inputs = ["x", "w", "scale", "bias"]
+        _token8(body, y)
     else:
         raise ValueError(f"no function {name!r}")
     if y != "y":
         body.op("Cast", y, result="y", to=TensorProto.BFLOAT16)
-    made = helper.make_function(DOMAIN, name, inputs, ["y"], body.nodes, _OPSETS, attributes)
+    opsets = [*_OPSETS, helper.make_opsetid(_MICROSOFT, 1)] if kind == TOKEN8 else _OPSETS
+    made = helper.make_function(DOMAIN, name, inputs, ["y"], body.nodes, opsets, attributes)
     if heads is not None:
         made.doc_string = f"{heads.query} query heads, {heads.key} key heads of {heads.size}"
     return made
@@ -105,6 +114,22 @@ def heads_of(definition: onnx.FunctionProto) -> Heads:
     """The heads that a definition was made for."""
     numbers = [int(word) for word in definition.doc_string.split() if word.isdigit()]
     return Heads(*numbers)
+
+
+def _token8(body: _Body, y: str) -> None:
+    """The product is ONNX Runtime's, whose first factor is unsigned: 127ths about 128."""
+
+    def constant(value: Any) -> str:
+        made: str = body.op("Constant", value=numpy_helper.from_array(np.asarray(value)))
+        return made
+
+    greatest = body.op("ReduceMax", body.op("Abs", "x"), body.integers(-1), keepdims=1)
+    greatest = body.op("Max", greatest, constant(np.float32(_TINY)))
+    unit, zero = constant(np.float32(1 / 127)), constant(np.uint8(128))
+    rounded = body.op("QuantizeLinear", body.op("Div", "x", greatest), unit, zero)
+    columns = body.op("Transpose", "w", perm=[1, 0])
+    product = body.op("MatMulIntegerToFloat", rounded, columns, unit, "scale", zero, domain=_MICROSOFT)
+    body.op("Add", body.op("Mul", product, greatest), "bias", result=y)
 
 
 def _attention(body: _Body, heads: Heads, y: str, *, masked: bool, rounded: bool) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from vlad.build.bfloat16 import to_bfloat16
-from vlad.build.functions import DOMAIN, VERSION
+from vlad.build.functions import DOMAIN, TOKEN8, VERSION, function
 from vlad.errors import BundleError
 from vlad.quantize.schemes import MICROSOFT, SCHEMES, Array, Linear, Range
 
@@ -190,9 +190,12 @@ class BlockGraph:
         imports = list(self._model.opset_import)
         if all(i.domain != MICROSOFT for i in imports):
             imports.append(helper.make_opsetid(MICROSOFT, 1))
-        if rounded and all(i.domain != DOMAIN for i in imports):
+        functions = list(self._model.functions)
+        if any(node.op_type == TOKEN8 for node in nodes):
+            functions.append(function(TOKEN8, None))
+        if (rounded or functions) and all(i.domain != DOMAIN for i in imports):
             imports.append(helper.make_opsetid(DOMAIN, VERSION))
-        model = helper.make_model(graph, opset_imports=imports, functions=list(self._model.functions),
+        model = helper.make_model(graph, opset_imports=imports, functions=functions,
                                   ir_version=self._model.ir_version, producer_name="vlad")  # fmt: skip
         if rounded:
             weights, read = {linear.weight for linear in rounded}, {linear.x for linear in rounded}

@@ -28,7 +28,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from vlad.build.functions import LINEAR, ROUNDED
+from vlad.build.functions import DOMAIN, LINEAR, ROUNDED, TOKEN8
 from vlad.errors import BundleError
 
 Array = NDArray[np.float32]
@@ -191,15 +191,16 @@ def _dynamic8(linear: Linear, weight: Array, _: Range | None) -> Rewritten:
 
 
 def _token8(linear: Linear, weight: Array, _: Range | None) -> Rewritten:
-    """Each row is divided by its greatest magnitude first: then one quantum, 1/127 about 128, serves all."""
+    """A call of an operator of our own, whose function is computed where it is not."""
     nodes = _Nodes(linear, "token8")
-    axis = nodes.constant("axis", np.array([-1], np.int64), of_x=True)
-    greatest = nodes.op("ReduceMax", nodes.op("Abs", linear.x, of_x=True), axis, keepdims=1, of_x=True)
-    greatest = nodes.op("Max", greatest, nodes.constant("tiny", np.float32(_TINY), of_x=True), of_x=True)
-    unit = nodes.constant("quantum", np.float32(1 / 127), of_x=True)
-    zero = nodes.constant("zero", np.uint8(128), of_x=True)
-    x = nodes.op("QuantizeLinear", nodes.op("Div", linear.x, greatest, of_x=True), unit, zero, of_x=True)
-    return nodes.finish(nodes.op("Mul", nodes.product(x, unit, zero, weight), greatest))
+    values, scale = int8_channels(weight)
+    bias = linear.bias
+    if bias is None:
+        bias = nodes.constant("bias", np.zeros(linear.outputs, np.float32))
+    stored = nodes.constant("weight", np.ascontiguousarray(values.T)), nodes.constant("scale", scale)
+    nodes.op(TOKEN8, linear.x, *stored, bias, outputs=("y",), domain=DOMAIN)
+    nodes.made.nodes[-1].output[0] = linear.y
+    return nodes.made
 
 
 def _static8(linear: Linear, weight: Array, clip: Range | None) -> Rewritten:
@@ -234,7 +235,7 @@ SCHEMES: dict[str, Scheme] = {
         Scheme("bfloat16", "bfloat16", 16, 0.2, 9.0, 1e5, False, _LINEAR, None, fallback=1.6),
         Scheme("static8", "int8", 8, 0.17, 20.0, 2.4e5, True, _INTEGER, _static8),
         Scheme("dynamic8", "int8", 8, 0.17, 50.0, 2.4e5, True, _INTEGER, _dynamic8),
-        Scheme("token8", "int8", 8, 0.17, 220.0, 1.4e6, True, _INTEGER, _token8),
+        Scheme("token8", "int8", 8, 0.17, 220.0, 1.4e6, True, _INTEGER | {TOKEN8}, _token8),
         Scheme("weights4", "int4", 5, 1.2, 0.0, 0.0, True, frozenset({"MatMulNBits"}), _weights4),
     )
 }
