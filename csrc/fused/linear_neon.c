@@ -5,7 +5,7 @@
 
 #define COLUMNS 16
 #define STEP 32 /* k to which w is padded */
-#define ROWS 4  /* at a time */
+#define ROWS 4
 #define CHUNK 64 /* rows of one task: they stay in a near cache while the blocks of w pass by */
 
 struct state {

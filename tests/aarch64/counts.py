@@ -62,8 +62,9 @@ def recorded() -> tuple[str, dict[str, int]]:
 
 def write(found: dict[str, int]) -> None:
     """Record."""
-    lines = ["# Written by: python -m tests.aarch64.counts --record", f'compiler = "{compiler()}"', "", "[instructions]"]
-    RECORDED.write_text("\n".join([*lines, *(f'"{name}" = {count}' for name, count in found.items())]) + "\n")
+    lines = ["# Written by: python -m tests.aarch64.counts --record", f'compiler = "{compiler()}"']
+    lines += ["", "[instructions]", *(f'"{name}" = {count}' for name, count in found.items())]
+    RECORDED.write_text("\n".join([*lines, ""]))
 
 
 def main() -> int:

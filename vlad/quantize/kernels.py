@@ -1,6 +1,8 @@
-"""Whether this processor runs vlad's own operators for bfloat16, or the functions that compute the same."""
+"""Whether this processor runs vlad's own operators for bfloat16 on AMX, or what computes the same more slowly."""
 
 from __future__ import annotations
+
+import platform
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
@@ -10,8 +12,13 @@ from vlad.build.functions import DOMAIN, VERSION, tiles
 
 
 def bfloat16_kernels() -> bool:
-    """Asked of the runtime itself: a call of the operator, without the function that would take its place."""
+    """Asked of the runtime itself: a call of the operator, without the function that would take its place. Those
+    of aarch64 save memory and not time: what prices them is no AMX.
+    """
     import onnxruntime as ort
+
+    if platform.machine() == "aarch64":
+        return False
 
     bits = tiles(np.zeros((32, 16), np.uint16))
     constants = [
