@@ -140,7 +140,7 @@ aarch64: setup  ## the same code for the board's cores, emulated: tests with and
 	@tools/system_packages.sh gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
 	$(MAKE) --no-print-directory $(AARCH64)/.root
 	flock build/.lock tools/aarch64/wheel.sh $(AARCH64) $(PY)
-	$(PY) -m pytest tests/aarch64 -v -rA --show-capture=stdout $(TEST)
+	$(PY) -m pytest tests/aarch64 -v -rPs $(TEST)
 
 FUZZ_LIMIT = $(if $(RUNS),-runs=$(RUNS),-max_total_time=$(or $(SECONDS),60))
 fuzz: setup build  ## libFuzzer on packet codec, request scanner, manifest, configuration; SECONDS= or RUNS= each

@@ -177,7 +177,7 @@ static vlad_ort_status *linear8(void *self, vlad_ort_context *context)
     struct matrix in[4];
     struct vlad_linear8 job;
     void *y;
-    vlad_ort_status *status = inputs(kernel->api, context, 4, in);
+    vlad_ort_status *status = inputs(kernel->api, context, 4, in); /* the last is of the function alone */
 
     if (status)
         return status;
@@ -278,8 +278,8 @@ static int input_type(const struct vlad_ort_op *op, size_t index)
 {
     if (of(op)->op.compute_v2 == linear && index < 2)
         return index ? VLAD_ORT_BFLOAT16 : VLAD_ORT_ANY_TYPE;
-    if (of(op)->op.compute_v2 == linear8 && index == 1)
-        return VLAD_ORT_INT8;
+    if (of(op)->op.compute_v2 == linear8 && (index == 1 || index == 4))
+        return index == 1 ? VLAD_ORT_INT8 : VLAD_ORT_UINT8;
     return of(op)->op.compute_v2 == attention && index < 3 ? VLAD_ORT_ANY_TYPE : VLAD_ORT_FLOAT;
 }
 static int output_type(const struct vlad_ort_op *op, size_t index)
@@ -365,7 +365,7 @@ static const struct operator with_kernels[] = {
     {.op = {COMMON, .compute_v2 = norm}, .name = "LayerNormRounded", .inputs = 3, .rounded = true},
 };
 static const struct operator with_linear8[] = {
-    {.op = {COMMON, .compute_v2 = linear8}, .name = "LinearToken8", .inputs = 4},
+    {.op = {COMMON, .compute_v2 = linear8}, .name = "LinearToken8", .inputs = 5},
 };
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 

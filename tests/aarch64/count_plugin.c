@@ -1,6 +1,5 @@
 /* count_plugin.c: a plugin of qemu-aarch64 that counts the instructions between two functions of the program,
- * count_begin and count_end, and prints a number for each pair on standard error; at the end that of all there were.
- * Built for this machine:
+ * count_begin and count_end, and prints a number for each pair on standard error. Built for this machine:
  *
  *     gcc -shared -fPIC -DVERSION=1 count_plugin.c -o count_plugin.so
  *
@@ -18,7 +17,6 @@ struct qemu_plugin_insn;
 extern void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id id, void (*translated)(plugin_id, struct qemu_plugin_tb *));
 extern void qemu_plugin_register_vcpu_tb_exec_cb(struct qemu_plugin_tb *tb, void (*executed)(unsigned, void *),
                                                  int flags, void *data);
-extern void qemu_plugin_register_atexit_cb(plugin_id id, void (*ended)(plugin_id, void *), void *data);
 extern size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *tb);
 extern struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *tb, size_t index);
 extern const char *qemu_plugin_insn_symbol(const struct qemu_plugin_insn *instruction);
@@ -28,7 +26,7 @@ __attribute__((visibility("default"))) int qemu_plugin_version = VERSION;
 #define BEGIN ((void *)-1)
 #define END ((void *)-2)
 
-static uint64_t counted, all;
+static uint64_t counted;
 static bool counting;
 
 /* Before each run of a block of instructions that is left only at its end. */
@@ -41,17 +39,9 @@ static void executed(unsigned cpu, void *what)
     } else if (what == END) {
         counting = false;
         fprintf(stderr, "counted %" PRIu64 "\n", counted);
-    } else {
-        all += (uintptr_t)what;
-        counted += counting ? (uintptr_t)what : 0;
+    } else if (counting) {
+        counted += (uintptr_t)what;
     }
-}
-
-static void ended(plugin_id id, void *data)
-{
-    (void)id;
-    (void)data;
-    fprintf(stderr, "all %" PRIu64 "\n", all);
 }
 
 static void translated(plugin_id id, struct qemu_plugin_tb *tb)
@@ -73,6 +63,5 @@ __attribute__((visibility("default"))) int qemu_plugin_install(plugin_id id, con
     (void)argc;
     (void)argv;
     qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
-    qemu_plugin_register_atexit_cb(id, ended, NULL);
     return 0;
 }

@@ -41,7 +41,7 @@ def session(
     """A model of one call, of float32 in and out; the inputs whose letter is in `narrow` reach it as bfloat16."""
     constants, declared = [], []
     for key, value in inputs.items():
-        if value.dtype == np.int8:
+        if value.dtype in (np.int8, np.uint8):
             constants.append(numpy_helper.from_array(value, key))
         elif key == "w":
             constants.append(helper.make_tensor(key, TensorProto.BFLOAT16, value.shape, value.tobytes(), raw=True))
@@ -71,7 +71,8 @@ def session(
 
 def compute(name: str, inputs: dict[str, np.ndarray], heads: Heads | None = None, **how: Any) -> np.ndarray:
     loaded = session(name, inputs, heads, **how)
-    made: np.ndarray = loaded.run(None, {key: value for key, value in inputs.items() if key != "w"})[0]
+    given = {key: value for key, value in inputs.items() if key not in ("w", "zero")}
+    made: np.ndarray = loaded.run(None, given)[0]
     return made
 
 
@@ -136,8 +137,9 @@ def test_linear_in_whole_numbers(m: int, n: int, k: int, seed: int, threads: int
     greatest = np.abs(x).max(axis=1, keepdims=True)
     quanta = np.rint(x / greatest / np.float32(1 / 127)).astype(np.int64)
     expected = (quanta @ w.T.astype(np.int64)) * (scale * np.float32(1 / 127)).astype(np.float64) * greatest + bias
+    inputs = {"x": x, "w": w, "scale": scale, "bias": bias, "zero": np.array(128, np.uint8)}
     for fused in (True, False):
-        found = compute("LinearToken8", {"x": x, "w": w, "scale": scale, "bias": bias}, fused=fused, threads=threads)
+        found = compute("LinearToken8", inputs, fused=fused, threads=threads)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * k * np.abs(greatest).max())
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -121,6 +122,15 @@ def test_layers_that_read_the_same_share_its_quantisation(block: BlockGraph) -> 
     assert count["DynamicQuantizeLinear"] == 1
     assert count["MatMulIntegerToFloat"] == 2
     assert count["MatMul"] == 1
+
+
+def test_without_an_operator_of_our_own_token8_rounds_once_what_is_shared(block: BlockGraph, tmp_path: Path) -> None:
+    path, optimised = block.candidate("c.onnx", {"layer0/attention": "token8"}, {}), tmp_path / "optimised.onnx"
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(optimised)
+    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    count = operators(optimised)
+    assert (count["ReduceMax"], count["QuantizeLinear"], count["MatMulIntegerToFloat"]) == (1, 1, 2)
 
 
 def test_a_token_of_token8_does_not_depend_on_the_others(block: BlockGraph) -> None:

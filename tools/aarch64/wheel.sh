@@ -10,7 +10,7 @@ include=$dir/sysroot/usr/include
 # Where Python looks for how extensions are built: that of the root, under its own name.
 mkdir -p "$dir/sysconfig"
 cp "$dir/sysroot/usr/lib/python$version/_sysconfigdata__aarch64-linux-gnu.py" "$dir/sysconfig/"
-rm -rf "$dir/wheel" "$dir/vlad"
+rm -rf "$dir/wheel" "$dir/vlad" build/lib.linux-aarch64-*  # else what is no longer there stays in the wheel
 env -u VLAD_MARCH -u VLAD_SANITIZE -u VLAD_COVERAGE -u VLAD_DEBUG \
     _PYTHON_HOST_PLATFORM=linux-aarch64 _PYTHON_SYSCONFIGDATA_NAME=_sysconfigdata__aarch64-linux-gnu \
     PYTHONPATH="$dir/sysconfig" CC=aarch64-linux-gnu-gcc AR=aarch64-linux-gnu-ar \

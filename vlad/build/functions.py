@@ -11,8 +11,9 @@ The body is also the kernel's definition, rounding included.
     LinearGelu, LinearSilu   of which GELU (tanh) or SiLU is taken
     LinearAdd, LinearMul     (x, w, bias, other [m, n] or [1, n]) -> other + or * Linear(x, w, bias)
     LayerNorm                (x [n, width], weight [width], bias [width]) -> as x
-    LinearToken8             (x [m, k], w int8 [n, k], scale [n], bias [n]) -> [m, n]: each row of x rounded to 127ths
-                             of its greatest magnitude, times the transpose of w, whose rows have units of scale
+    LinearToken8             (x [m, k], w int8 [n, k], scale [n], bias [n], zero) -> [m, n]: each row of x rounded to
+                             127ths of its greatest magnitude, times the transpose of w, whose rows have units of scale.
+                             zero is 128 in uint8, one constant for all calls: so the runtime rounds once what they share
 
 The scale of attention is in q already; query head h sees head h * kv_heads / heads of k and v.
 `AttentionBfloat16` and `MaskedAttentionBfloat16` round q, k, v and the unnormalised weights.
@@ -97,7 +98,7 @@ def function(name: str, heads: Heads | None) -> onnx.FunctionProto:
         epsilon = onnx.AttributeProto(name="epsilon", ref_attr_name="epsilon", type=onnx.AttributeProto.FLOAT)
         body.nodes[-1].attribute.append(epsilon)
     elif kind == TOKEN8:
-        inputs = ["x", "w", "scale", "bias"]
+        inputs = ["x", "w", "scale", "bias", "zero"]
         _token8(body, y)
     else:
         raise ValueError(f"no function {name!r}")
@@ -117,7 +118,7 @@ def heads_of(definition: onnx.FunctionProto) -> Heads:
 
 
 def _token8(body: _Body, y: str) -> None:
-    """The product is ONNX Runtime's, whose first factor is unsigned: 127ths about 128."""
+    """The product is ONNX Runtime's, whose first factor is unsigned: 127ths about `zero`."""
 
     def constant(value: Any) -> str:
         made: str = body.op("Constant", value=numpy_helper.from_array(np.asarray(value)))
@@ -125,10 +126,10 @@ def _token8(body: _Body, y: str) -> None:
 
     greatest = body.op("ReduceMax", body.op("Abs", "x"), body.integers(-1), keepdims=1)
     greatest = body.op("Max", greatest, constant(np.float32(_TINY)))
-    unit, zero = constant(np.float32(1 / 127)), constant(np.uint8(128))
-    rounded = body.op("QuantizeLinear", body.op("Div", "x", greatest), unit, zero)
+    unit = constant(np.float32(1 / 127))
+    rounded = body.op("QuantizeLinear", body.op("Div", "x", greatest), unit, "zero")
     columns = body.op("Transpose", "w", perm=[1, 0])
-    product = body.op("MatMulIntegerToFloat", rounded, columns, unit, "scale", zero, domain=_MICROSOFT)
+    product = body.op("MatMulIntegerToFloat", rounded, columns, unit, "scale", "zero", domain=_MICROSOFT)
     body.op("Add", body.op("Mul", product, greatest), "bias", result=y)
 
 

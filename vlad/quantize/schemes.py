@@ -198,7 +198,8 @@ def _token8(linear: Linear, weight: Array, _: Range | None) -> Rewritten:
     if bias is None:
         bias = nodes.constant("bias", np.zeros(linear.outputs, np.float32))
     stored = nodes.constant("weight", np.ascontiguousarray(values.T)), nodes.constant("scale", scale)
-    nodes.op(TOKEN8, linear.x, *stored, bias, outputs=("y",), domain=DOMAIN)
+    zero = nodes.constant("zero", np.uint8(128), of_x=True)
+    nodes.op(TOKEN8, linear.x, *stored, bias, zero, outputs=("y",), domain=DOMAIN)
     nodes.made.nodes[-1].output[0] = linear.y
     return nodes.made
 
