@@ -130,6 +130,7 @@ yocto: setup  ## the Yocto layer; SOURCES=DIR has bitbake parse and plan it, too
 	@[ -z "$(SOURCES)" ] || tools/system_packages.sh chrpath cpio diffstat file gawk locales lz4 zstd
 	yocto/check.sh "$(SOURCES)" $(STEPS)
 # Debian's arm64 packages are unpacked under build/, nothing is installed from them; 320 MB.
+# Debian's arm64 packages are unpacked under build/, nothing is installed from them; under 0.6 GB.
 AARCH64 := build/aarch64
 $(AARCH64)/.root: pyproject.toml tools/aarch64/root.sh
 	@echo "aarch64: a root for the emulator, and aarch64 wheels of what vlad needs (about 20 s)"

@@ -54,4 +54,4 @@ compact=$(echo "$version" | tr -d .)
     --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 --platform manylinux_2_24_aarch64 \
     --platform manylinux_2_17_aarch64 --platform manylinux2014_aarch64 \
     --python-version "$version" --implementation cp --abi "cp$compact" --abi abi3 --abi none \
-    numpy onnxruntime onnx msgspec structlog pyserial simplejpeg mcap pytest hypothesis
+    numpy onnxruntime onnx pyarrow rich tokenizers msgspec structlog pyserial simplejpeg mcap pytest hypothesis

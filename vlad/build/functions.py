@@ -13,7 +13,7 @@ The body is also the kernel's definition, rounding included.
     LayerNorm                (x [n, width], weight [width], bias [width]) -> as x
     LinearToken8             (x [m, k], w int8 [n, k], scale [n], bias [n], zero) -> [m, n]: each row of x rounded to
                              127ths of its greatest magnitude, times the transpose of w, whose rows have units of scale.
-                             zero is 128 in uint8, one constant for all calls: so the runtime rounds once what they share
+                             zero is 128 in uint8, one constant for all calls, so that x is rounded once
 
 The scale of attention is in q already; query head h sees head h * kv_heads / heads of k and v.
 `AttentionBfloat16` and `MaskedAttentionBfloat16` round q, k, v and the unnormalised weights.
