@@ -41,7 +41,7 @@ demo: setup build  ## simulated arm, real daemon, shipped policy: about a minute
 	$(PY) -m vlad.main demo $(DEMO)
 
 test: setup build  ## all tests that need neither LeRobot nor a virtual machine
-	$(PY) -m pytest tests --ignore=tests/vm --ignore=tests/systemd --ignore=tests/aarch64 --ignore=tests/tflite_runtime $(LEROBOT:%=--ignore=%) $(TEST)
+	$(PY) -m pytest tests --ignore=tests/vm --ignore=tests/systemd --ignore=tests/aarch64 --ignore=tests/yocto --ignore=tests/tflite_runtime $(LEROBOT:%=--ignore=%) $(TEST)
 
 bench: setup build  ## pytest-benchmark: servo lateness, compute, chunk latency
 	@tools/system_packages.sh rt-tests
@@ -96,8 +96,8 @@ teabag-policy: setup build $(REFERENCE)/.simulator  ## the shipped tea bag polic
 # the sake of a busy machine; the page says which.
 survival: setup build  ## every row of the fault table provoked and measured: docs/survival.md
 	rm -rf build/survival
-	-$(PY) -m pytest tests -m fault --ignore=tests/vm --ignore=tests/systemd --ignore=tests/aarch64 --ignore=tests/tflite_runtime $(LEROBOT:%=--ignore=%) $(TEST)
-	-$(PY) -m pytest tests -m fault --last-failed --last-failed-no-failures none --ignore=tests/systemd --ignore=tests/aarch64 $(LEROBOT:%=--ignore=%)
+	-$(PY) -m pytest tests -m fault --ignore=tests/vm --ignore=tests/systemd --ignore=tests/aarch64 --ignore=tests/yocto --ignore=tests/tflite_runtime $(LEROBOT:%=--ignore=%) $(TEST)
+	-$(PY) -m pytest tests -m fault --last-failed --last-failed-no-failures none --ignore=tests/systemd --ignore=tests/aarch64 --ignore=tests/yocto $(LEROBOT:%=--ignore=%)
 	$(PY) tools/survival_page.py
 
 replay-runs: setup build  ## record the runs of tests/replay anew, on the simulated arm
@@ -129,7 +129,7 @@ yocto: setup  ## the Yocto layer; SOURCES=DIR has bitbake parse and plan it, too
 	$(PY) -m pytest tests/yocto $(TEST)
 	@[ -z "$(SOURCES)" ] || tools/system_packages.sh chrpath cpio diffstat file gawk locales lz4 zstd
 	yocto/check.sh "$(SOURCES)" $(STEPS)
-# Debian's arm64 packages are unpacked under build/, nothing is installed from them; 320 MB.
+
 # Debian's arm64 packages are unpacked under build/, nothing is installed from them; under 0.6 GB.
 AARCH64 := build/aarch64
 $(AARCH64)/.root: pyproject.toml tools/aarch64/root.sh
