@@ -42,7 +42,7 @@ class Task:
         """Success: inside, jaws open, tea bag at rest."""
         at = int(world.model.joint("tea_bag").dofadr[0])
         speed = math.hypot(*world.data.qvel[at : at + 3])
-        return self.inside(world) and world.data.qpos[5] > OPEN_RAD and speed < REST_M_S
+        return self.inside(world) and bool(world.data.qpos[5] > OPEN_RAD) and speed < REST_M_S
 
 
 MUG = Task("Put the tea bag in the mug.", "mug", within_m=0.040, below_m=0.060, release_m=0.105)
