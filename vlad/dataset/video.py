@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,13 @@ class VideoWriter:
     (a full disk) is raised by the next `add` or by `finish`: OSError or DatasetError.
     """
 
-    def __init__(self, path: Path, fps: int, height: int, width: int) -> None:
+    def __init__(
+        self, path: Path, fps: int, height: int, width: int, options: Mapping[str, str] = OPTIONS
+    ) -> None:
         self._path = path
         self._shape = (height, width, 3)
         self._fps = fps
+        self._options = dict(options)
         self._queue: queue.Queue[Picture | None] = queue.Queue(WAITING)
         self._error: Exception | None = None
         self._abandoned = False
@@ -80,7 +83,7 @@ class VideoWriter:
     def _run(self) -> None:
         try:
             with av.open(str(self._path), "w", format="mp4") as container:
-                stream: Any = container.add_stream("libx264", rate=Fraction(self._fps), options=OPTIONS)
+                stream: Any = container.add_stream("libx264", rate=Fraction(self._fps), options=self._options)
                 stream.height, stream.width = self._shape[:2]
                 stream.pix_fmt = "yuv420p"
                 while (picture := self._queue.get()) is not None:

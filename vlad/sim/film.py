@@ -13,6 +13,7 @@ from vlad.evaluation.pictures import Picture, Pictures, Pose
 
 FPS = 15
 LARGE, SMALL = (480, 360), (240, 180)
+ENCODER = {"preset": "veryfast", "crf": "26"}
 STILL_S = 0.5  # of its last picture, at the end of each attempt
 
 
@@ -25,7 +26,7 @@ def write_film(path: Path, attempts: Sequence[Sequence[Pose]]) -> None:
     if not shown:
         return
     pictures = Pictures({"left": LARGE, "top": SMALL, "gripper": SMALL})
-    writer = VideoWriter(path, FPS, LARGE[1], LARGE[0] + SMALL[0])
+    writer = VideoWriter(path, FPS, LARGE[1], LARGE[0] + SMALL[0], ENCODER)
     try:
         with Progress("drawing the film", len(shown)) as progress:
             for pose in shown:
