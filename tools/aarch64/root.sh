@@ -5,7 +5,8 @@
 #
 #   tools/aarch64/root.sh DIR PYTHON     PYTHON: the environment whose releases are taken
 set -eu
-dir=$1 python=$2
+mkdir -p "$1"
+dir=$(cd "$1" && pwd) python=$2
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 apt=$dir/apt sysroot=$dir/sysroot site=$dir/site
 
