@@ -19,7 +19,7 @@ from tests.aarch64.emulator import A53, A55, MADE, ROOT, python
 PROPERTY = ("action_queue", "gate", "trajectory", "watchdog", "protocol", "manifest", "fused")
 UNIT = (
     "bfloat16", "bundle", "capture", "flow_solvers", "ladder", "observation", "onnx_parts", "policy_exact",
-    "quantize_schemes", "real_time_chunking", "sampler", "scheduler", "servo_arguments", "tick_inputs", "token_cache",
+    "quantize_schemes", "real_time_chunking", "sampler", "scheduler", "servo_arguments", "token_cache",
 )
 ON_BOTH = ("tests/property/test_fused.py", "tests/unit/test_policy_exact.py")
 

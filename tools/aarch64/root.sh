@@ -40,14 +40,6 @@ done
 rm -rf "$apt" "$sysroot"/usr/share/doc "$sysroot/usr/lib/python$version"/config-*/*.a
 find "$sysroot/usr/lib" -name 'libpython*.a' -delete
 
-# What ONNX Runtime reads the kind of core from; the emulator opens files of the root first. This one is an A55,
-# but the features are those of whatever is emulated: programs that decide by them ask the kernel (AT_HWCAP).
-mkdir -p "$sysroot/proc"
-for core in 0 1 2 3 4 5; do
-    printf 'processor\t: %d\nBogoMIPS\t: 48.00\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\n' $core
-    printf 'CPU architecture: 8\nCPU variant\t: 0x2\nCPU part\t: 0xd05\nCPU revision\t: 0\n\n'
-done > "$sysroot/proc/cpuinfo"
-
 # The releases that the tests run with here.
 "$python" -m pip list --format=freeze --exclude-editable > "$dir/releases.txt"
 compact=$(echo "$version" | tr -d .)
