@@ -29,7 +29,8 @@ from vlad.sim.task import MUG, TASKS  # noqa: E402
 from vlad.wilson import wilson  # noqa: E402
 
 TEXTS = tuple(task.instruction for task in TASKS)
-CONFIGURED = configured(CONFIG, {})
+SLOW_ARM = CONFIG.parent / "so101-sim.toml"  # whose limits the expert was tried at
+CONFIGURED = configured(SLOW_ARM, {})
 
 
 # --- figures --------------------------------------------------------------------------------------
@@ -154,7 +155,7 @@ def attempts(subject: Subject, wanted: list[Case], time_limit_s: float, films: i
 
 
 def expert(seconds: float, mode: str = "async") -> Subject:
-    return of_expert(configured(CONFIG, {"mode": mode}), latency.of_seconds(seconds))
+    return of_expert(configured(SLOW_ARM, {"mode": mode}), latency.of_seconds(seconds))
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +247,7 @@ def test_what_cannot_be_is_refused(words: list[str], said: str) -> None:
 
 def test_an_experiment_is_paired_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "x"
-    words = ["--episodes", "1", "--clusters", "2", "--task", "mug", "--time-limit", "7"]
+    words = ["--episodes", "1", "--clusters", "2", "--task", "mug", "--time-limit", "7", "--config", str(SLOW_ARM)]
     written = ["--json", f"{out}.json", "--html", f"{out}.html"]
     assert main(["experiment", "policies", "expert", "--against", "expert", *words, *written]) == 0
     found = json.loads(Path(f"{out}.json").read_bytes())
