@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from tools.teabag.moments import CHUNK, MOMENT, PICTURES
-from vlad.sim.environment import GOALS_PER_STEP, TeaBag
-from vlad.sim.expert import FPS, HOLD_M, READY_RAD, Expert
-from vlad.sim.reach import Reach
+from vlad.sim.environment import TeaBag, carry_out
+from vlad.sim.expert import HOLD_M, READY_RAD, Expert
+from vlad.sim.reach import OutOfReach, Reach
 from vlad.sim.start import TRAINING, draw_start
 from vlad.sim.task import TASKS
 from vlad.sim.variation import Appearance, Variation
@@ -58,10 +59,7 @@ class Table:
 
     def move(self, goal_rad: Angles) -> None:
         """One period of 1 / FPS, in which the goals go to `goal_rad` (6,) in a straight line."""
-        for part in range(1, GOALS_PER_STEP + 1):
-            between = self.goal_rad + (goal_rad - self.goal_rad) * part / GOALS_PER_STEP
-            self.world.set_goal_rad(between.tolist())
-            self.world.step(1 / FPS / GOALS_PER_STEP)
+        carry_out(self.world, self.goal_rad, goal_rad)
         self.goal_rad = goal_rad
 
     def obey(self, degrees: ArrayLike) -> None:
@@ -95,28 +93,52 @@ class Table:
         self._env.close()
 
 
+def demonstrate(
+    episode: Episode, steps: int, after: int, look: Callable[[int], bool], carried_out: Callable[[int, Angles], Angles]
+) -> Episode | None:
+    """The expert's way from where things are, and `after` steps beyond the end of its task; None where that is not
+    reached within `steps`.
+
+    look: at which steps there is a moment to keep. carried_out: what becomes of the expert's goals at a step.
+    """
+    table, expert = episode.table, episode.expert
+    done_at = None
+    for step in range(steps):
+        try:
+            goal = expert.next_goal(table.goal_rad)
+        except OutOfReach:
+            return None
+        episode.note(goal, look=look(step))
+        table.move(carried_out(step, goal))
+        if done_at is None and expert.task.done(table.world):
+            done_at = step
+        if done_at is not None and step - done_at >= after:
+            break
+    return episode if done_at is not None else None
+
+
 class Episode:
     """An expert's way through one episode, and the moments of it that are kept."""
 
     def __init__(self, table: Table, expert: Expert, number: int) -> None:
-        self._table, self._expert, self._number = table, expert, number
+        self.table, self.expert, self._number = table, expert, number
         self._actions: list[Angles] = []
         self._kept: list[tuple[int, Angles, NDArray[np.float32], NDArray[np.uint8]]] = []
 
     def note(self, goal_rad: Angles, *, look: bool) -> None:
         """The expert's goals from where things are now; `look`: this is a moment to keep."""
         if look:
-            table = self._table
-            self._kept.append((len(self._actions), table.state(), table.scene(self._expert), table.look()))
-        self._actions.append(self._table.degrees(goal_rad))
+            table = self.table
+            self._kept.append((len(self._actions), table.state(), table.scene(self.expert), table.look()))
+        self._actions.append(self.table.degrees(goal_rad))
 
     def moments(self) -> tuple[NDArray[Any], NDArray[np.uint8]]:
         """MOMENT (n,) and uint8 (n, *PICTURES); beyond the end, a chunk repeats the last action, as LeRobot does."""
         rows = np.zeros(len(self._kept), MOMENT)
         actions = np.array(self._actions)
         for row, (at, state, scene, _) in zip(rows, self._kept, strict=True):
-            row["episode"], row["task"] = self._number, TASKS.index(self._expert.task)
-            row["cluster"] = self._table.world.start.cluster
+            row["episode"], row["task"] = self._number, TASKS.index(self.expert.task)
+            row["cluster"] = self.table.world.start.cluster
             row["state"], row["scene"] = state, scene
             row["chunk"] = actions[np.minimum(np.arange(at, at + CHUNK), len(actions) - 1)]
         pictures = np.array([kept[3] for kept in self._kept], np.uint8).reshape(-1, *PICTURES)

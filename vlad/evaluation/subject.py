@@ -28,7 +28,7 @@ from vlad.load_check import LoadCheck, check_load
 from vlad.pass_cost import measure_pass
 from vlad.scheduler import SchedulerConfig
 from vlad.servo import MS, Servo, ServoConfig, now_ns
-from vlad.sim.environment import GOALS_PER_STEP
+from vlad.sim.environment import carry_out
 from vlad.sim.expert import FPS, Expert
 from vlad.sim.reach import OutOfReach
 from vlad.sim.task import TASKS, Task
@@ -182,9 +182,7 @@ class ExpertPolicy:
                 following = expert.next_goal(goal)
             except OutOfReach:
                 following = goal
-            for part in range(1, GOALS_PER_STEP + 1):
-                table.set_goal_rad((goal + (following - goal) * part / GOALS_PER_STEP).tolist())
-                table.step(1 / FPS / GOALS_PER_STEP)
+            carry_out(table, goal, following)
             goal = following
             action[:] = goal
         chunk[:, -1] = np.clip((chunk[:, -1] - closed_rad) / span_rad, 0.0, 1.0)

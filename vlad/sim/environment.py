@@ -30,7 +30,7 @@ from vlad.sim.world import CAMERAS, JOINTS, REST_POSE_RAD, World
 from vlad.units import JointRange, JointUnits
 
 Floats = npt.NDArray[np.float32]
-GOALS_PER_STEP = 4
+_GOALS_PER_STEP = 4
 POSES = {"rest": np.array(REST_POSE_RAD), "ready": READY_RAD}
 _VIEW = (640, 480)
 
@@ -152,10 +152,7 @@ class TeaBag(gymnasium.Env[dict[str, Any], Floats]):
         space = self.action_space
         assert isinstance(space, spaces.Box)
         goal = self.to_rad(np.clip(given, space.low, space.high))
-        before = self._goal_rad
-        for part in range(1, GOALS_PER_STEP + 1):
-            self.world.set_goal_rad((before + (goal - before) * part / GOALS_PER_STEP).tolist())
-            self.world.step(1 / FPS / GOALS_PER_STEP)
+        carry_out(self.world, self._goal_rad, goal)
         self._goal_rad = goal
         self._steps += 1
         done = self.task.done(self.world)
@@ -203,6 +200,13 @@ class TeaBag(gymnasium.Env[dict[str, Any], Floats]):
             self._viewer.close()
             self._viewer = None
         self.world.close()
+
+
+def carry_out(world: World, before_rad: npt.NDArray[np.float64], goal_rad: npt.NDArray[np.float64]) -> None:
+    """One period of 1 / FPS, in which the goals (6,) go from `before_rad` to `goal_rad` in a straight line."""
+    for part in range(1, _GOALS_PER_STEP + 1):
+        world.set_goal_rad((before_rad + (goal_rad - before_rad) * part / _GOALS_PER_STEP).tolist())
+        world.step(1 / FPS / _GOALS_PER_STEP)
 
 
 def _window(world: World) -> Any:
